@@ -1,0 +1,142 @@
+//! The replicated state: what every coordinator agrees on at an index of the log.
+
+use probity_proto::v1::*;
+
+use crate::table::{Change, Record, Table, number_key, pair_key};
+
+/// A row of the store could not be read back.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// A table number that this version does not know.
+    #[error("row of an unknown table {0}: written by a newer version of probity")]
+    UnknownTable(u32),
+    /// Bytes that are no record of their table.
+    #[error("row {key:?} of table {table} is no valid record")]
+    Decode {
+        /// Table number.
+        table: u32,
+        /// Key of the row.
+        key: String,
+        /// What prost says.
+        #[source]
+        source: prost::DecodeError,
+    },
+}
+
+macro_rules! state {
+    ($($(#[$doc:meta])* $field:ident : $record:ident = $number:literal, key $key:expr;)*) => {
+        /// Everything the cluster knows. Changed only by [`crate::apply`].
+        #[derive(Debug, Clone, Default)]
+        pub struct State {
+            $($(#[$doc])* pub $field: Table<$record>,)*
+            hash: u64,
+        }
+
+        $(impl Record for $record {
+            const TABLE: u32 = $number;
+            fn key(&self) -> String {
+                let key: fn(&$record) -> String = $key;
+                key(self)
+            }
+        })*
+
+        impl State {
+            /// The changes since the last call, in (table, key) order: what the store writes. Brings [`State::hash`] up to date.
+            pub fn take_changes(&mut self) -> Vec<Change> {
+                let mut out = Vec::new();
+                $(self.hash = self.hash.wrapping_add(self.$field.drain(&mut out));)*
+                out
+            }
+
+            /// Loads one stored row.
+            pub fn load(&mut self, table: u32, key: &str, value: &[u8]) -> Result<(), LoadError> {
+                let hash = match table {
+                    $($number => self.$field.load(key, value),)*
+                    other => return Err(LoadError::UnknownTable(other)),
+                }
+                .map_err(|source| LoadError::Decode { table, key: key.to_owned(), source })?;
+                self.hash = self.hash.wrapping_add(hash);
+                Ok(())
+            }
+
+            /// Every row, encoded, in (table, key) order: what a snapshot and a backup hold.
+            pub fn rows(&self) -> impl Iterator<Item = (u32, String, Vec<u8>)> + '_ {
+                let rows: Box<dyn Iterator<Item = (u32, String, Vec<u8>)> + '_> = Box::new(std::iter::empty());
+                $(let rows = Box::new(rows.chain(
+                    self.$field.iter().map(|r| ($number, r.key(), prost::Message::encode_to_vec(r))),
+                ));)*
+                rows
+            }
+        }
+    };
+}
+
+// Table numbers and key shapes are for ever.
+state! {
+    /// One row: identity, log time, counters, halt.
+    meta: MetaRecord = 1, key |_| String::new();
+    /// The coordinators.
+    members: MemberRecord = 2, key |r| number_key(r.id);
+    /// What operators applied.
+    resources: Resource = 3, key |r| resource_key(&r.kind, &r.namespace, &r.name);
+    /// The fleet.
+    probers: ProberRecord = 4, key |r| r.name.clone();
+    /// One per target of a probe.
+    checks: CheckRecord = 5, key |r| r.check.clone();
+    /// One prober's part in a check.
+    voters: VoterRecord = 6, key |r| pair_key(&r.check, &r.prober);
+    /// Who runs what, from when until when.
+    assignments: AssignmentRecord = 7, key |r| number_key(r.id);
+    /// Integer counts behind each SLO.
+    ledgers: LedgerRecord = 8, key |r| format!("{}/{}", r.namespace, r.slo);
+    /// One per SLO and rule.
+    alerts: AlertRecord = 9, key |r| format!("{}/{}/{}", r.namespace, r.slo, r.rule);
+    /// Firings, newest kept.
+    episodes: EpisodeRecord = 10, key |r| r.id.clone();
+    /// What each receiver should know.
+    outbox: OutboxRecord = 11, key |r| pair_key(&r.episode, &r.receiver);
+    /// Runs of scenarios, newest kept.
+    game_days: GameDayRecord = 12, key |r| r.plan.as_ref().map(|p| format!("{}/{}", p.namespace, p.name)).unwrap_or_default();
+    /// Disturbances wanted, active or ended.
+    faults: FaultRecord = 13, key |r| r.id.clone();
+    /// What happened, newest kept.
+    events: EventRecord = 14, key |r| number_key(r.sequence);
+    /// Who changed what, newest kept.
+    audit: AuditRecord = 15, key |r| number_key(r.sequence);
+    /// Answers to request ids.
+    requests: RequestRecord = 16, key |r| r.id.clone();
+}
+
+/// The key of a resource.
+pub fn resource_key(kind: &str, namespace: &str, name: &str) -> String {
+    format!("{kind}/{namespace}/{name}")
+}
+
+impl State {
+    /// A state before the cluster was initialised.
+    pub fn new() -> Self {
+        let mut state = State::default();
+        state.meta.put(MetaRecord::default());
+        state
+    }
+
+    /// Identity, log time and counters.
+    pub fn meta(&self) -> &MetaRecord {
+        self.meta.get("").expect("State::new and every stored state hold the meta row")
+    }
+
+    /// The same, to be changed.
+    pub fn meta_mut(&mut self) -> &mut MetaRecord {
+        self.meta.get_mut("").expect("State::new and every stored state hold the meta row")
+    }
+
+    /// Log time in microseconds since the Unix epoch; never goes back.
+    pub fn now(&self) -> i64 {
+        self.meta().time_us
+    }
+
+    /// The state hash, as of the last [`State::take_changes`]: equal at equal index on every replica.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+}

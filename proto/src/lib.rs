@@ -1,0 +1,13 @@
+//! What two parties of Probity must agree on: messages, resources, reasons, ids.
+//!
+//! Architecture invariant: this crate is pure. It never reads a clock, a file or a socket, and it knows no async runtime.
+
+/// The prost messages of `schema/`, documented there.
+#[allow(missing_docs, clippy::all, rustdoc::all)]
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/probity.v1.rs"));
+}
+
+pub mod check;
+pub mod reason;
+pub mod slots;
