@@ -1,7 +1,14 @@
-//! The gRPC services between operators, coordinators and probers, and the clients that speak them.
+//! The gRPC services between operators, coordinators and probers: who may speak, how to reach them, what refusals look like.
+
+pub mod client;
+pub mod refusal;
+pub mod tls;
 
 /// The services and their messages, documented in `schema/api.proto`.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
 pub mod v1 {
     tonic::include_proto!("probity.v1");
 }
+
+/// The largest gRPC message that any part accepts, in bytes.
+pub const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
