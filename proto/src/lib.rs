@@ -11,3 +11,6 @@ pub mod v1 {
 pub mod check;
 pub mod reason;
 pub mod slots;
+pub mod lower;
+pub mod resources;
+pub mod units;

@@ -4,28 +4,27 @@
 //! float, no hash-map order, no YAML or JSON parsing. At equal cluster version and equal index, every replica has the
 //! same state hash.
 
+pub mod account;
+pub mod admission;
+mod apply;
+pub mod assign;
+pub mod audit;
+pub mod checks;
+pub mod deadline;
+pub mod desired;
 pub mod events;
+pub mod fleet;
+pub mod gameday;
+pub mod invariants;
+pub mod placement;
+mod requests;
+mod resources;
+pub mod slo;
 mod state;
 mod table;
+pub mod verdict;
 
+pub use apply::{COMMAND_VERSION, apply};
+pub use deadline::next_deadline;
 pub use state::{LoadError, State, resource_key};
 pub use table::{Change, Record, Table, number_key, pair_key};
-
-use probity_proto::v1::{Command, CommandResult};
-
-/// The newest command set that this build understands. A cluster runs at the lowest of its members'.
-pub const COMMAND_VERSION: u32 = 1;
-
-/// Applies the command at `index` of the log.
-pub fn apply(state: &mut State, index: u64, command: &Command) -> CommandResult {
-    let _ = (index, command);
-    let now = state.now().max(command.time_us);
-    state.meta_mut().time_us = now;
-    CommandResult::default()
-}
-
-/// When, in log time, something happens without a command: the leader proposes a tick then.
-pub fn next_deadline(state: &State) -> Option<i64> {
-    let _ = state;
-    None
-}

@@ -29,6 +29,7 @@ macro_rules! state {
         #[derive(Debug, Clone, Default)]
         pub struct State {
             $($(#[$doc])* pub $field: Table<$record>,)*
+            pub(crate) index: crate::assign::Index,
             hash: u64,
         }
 
@@ -56,6 +57,7 @@ macro_rules! state {
                 }
                 .map_err(|source| LoadError::Decode { table, key: key.to_owned(), source })?;
                 self.hash = self.hash.wrapping_add(hash);
+                self.index_loaded(table, key);
                 Ok(())
             }
 
@@ -133,6 +135,14 @@ impl State {
     /// Log time in microseconds since the Unix epoch; never goes back.
     pub fn now(&self) -> i64 {
         self.meta().time_us
+    }
+
+    fn index_loaded(&mut self, table: u32, key: &str) {
+        if table == AssignmentRecord::TABLE
+            && let Some(assignment) = self.assignments.get(key)
+        {
+            self.index.add(assignment);
+        }
     }
 
     /// The state hash, as of the last [`State::take_changes`]: equal at equal index on every replica.

@@ -1,0 +1,120 @@
+//! Assignments: who runs a check, from when until when. What is planned is counted from these intervals (rule R1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use probity_proto::slots::Schedule;
+use probity_proto::v1::*;
+
+use crate::number_key;
+use crate::placement;
+use crate::state::State;
+
+/// From the commit of an assignment to its first slot: the prober must hear of it first.
+pub const LEAD_US: i64 = 300_000;
+
+/// Assignments by what they belong to; derived from the table, never stored.
+#[derive(Debug, Clone, Default)]
+pub struct Index {
+    by_check: BTreeMap<String, BTreeSet<u64>>,
+    by_prober: BTreeMap<String, BTreeSet<u64>>,
+}
+
+impl Index {
+    /// Adds an assignment of the table.
+    pub(crate) fn add(&mut self, a: &AssignmentRecord) {
+        self.by_check.entry(a.check.clone()).or_default().insert(a.id);
+        self.by_prober.entry(a.prober.clone()).or_default().insert(a.id);
+    }
+
+    fn remove(&mut self, a: &AssignmentRecord) {
+        for (map, key) in [(&mut self.by_check, &a.check), (&mut self.by_prober, &a.prober)] {
+            if let Some(ids) = map.get_mut(key) {
+                ids.remove(&a.id);
+                if ids.is_empty() {
+                    map.remove(key);
+                }
+            }
+        }
+    }
+}
+
+/// The schedule of an assignment.
+pub fn schedule(a: &AssignmentRecord) -> Schedule {
+    Schedule { interval_us: a.interval_us.max(1), phase_us: a.phase_us }
+}
+
+/// The slot after its last one, seen from `t`: for an open assignment those due before `t`.
+pub fn end_n(a: &AssignmentRecord, t: i64) -> u64 {
+    let until = if a.until_us == 0 { t } else { a.until_us.min(t) };
+    schedule(a).first_at_or_after(until).max(a.first_n)
+}
+
+/// The assignments of a check, oldest first.
+pub fn of_check<'a>(state: &'a State, check: &str) -> impl Iterator<Item = &'a AssignmentRecord> {
+    ids(state, state.index.by_check.get(check))
+}
+
+/// The assignments of a prober, oldest first.
+pub fn of_prober<'a>(state: &'a State, prober: &str) -> impl Iterator<Item = &'a AssignmentRecord> {
+    ids(state, state.index.by_prober.get(prober))
+}
+
+fn ids<'a>(state: &'a State, ids: Option<&'a BTreeSet<u64>>) -> impl Iterator<Item = &'a AssignmentRecord> {
+    ids.into_iter().flatten().filter_map(|id| state.assignments.get(&number_key(*id)))
+}
+
+/// Starts one; its first slots come after [`LEAD_US`].
+pub(crate) fn start(state: &mut State, check: &CheckRecord, prober: &str) {
+    let from_us = state.now() + LEAD_US;
+    let meta = state.meta_mut();
+    meta.next_assignment += 1;
+    meta.desired_revision += 1;
+    let id = meta.next_assignment;
+    let interval_us = check.interval_us.max(1);
+    let phase_us = placement::score(&check.check, prober) % interval_us;
+    let first_n = Schedule { interval_us, phase_us }.first_at_or_after(from_us);
+    let assignment = AssignmentRecord {
+        id,
+        check: check.check.clone(),
+        prober: prober.to_owned(),
+        generation: check.generation,
+        interval_us,
+        phase_us,
+        from_us,
+        first_n,
+        next_n: first_n,
+        spec: check.spec.clone(),
+        thresholds_us: check.thresholds_us.clone(),
+        ..AssignmentRecord::default()
+    };
+    state.index.add(&assignment);
+    state.assignments.put(assignment);
+}
+
+/// Ends one now: slots due before stay owed.
+pub(crate) fn end(state: &mut State, id: u64) {
+    let now = state.now();
+    state.meta_mut().desired_revision += 1;
+    if let Some(a) = state.assignments.get_mut(&number_key(id))
+        && a.until_us == 0
+    {
+        // One that has not begun never has a slot.
+        a.until_us = now.max(a.from_us);
+    }
+    crate::account::fold_if_done(state, id);
+}
+
+/// Ends all open assignments of a check.
+pub(crate) fn end_all(state: &mut State, check: &str) {
+    let open: Vec<u64> = of_check(state, check).filter(|a| a.until_us == 0).map(|a| a.id).collect();
+    for id in open {
+        end(state, id);
+    }
+}
+
+/// Takes one out of the state.
+pub(crate) fn remove(state: &mut State, id: u64) -> Option<AssignmentRecord> {
+    let a = state.assignments.remove(&number_key(id))?;
+    state.index.remove(&a);
+    Some(a)
+}

@@ -1,0 +1,78 @@
+//! Resources in and out. What was validated and lowered is taken as it is; only a concurrent change refuses it.
+
+use std::collections::BTreeSet;
+
+use probity_proto::v1::resource::Spec;
+use probity_proto::v1::*;
+
+use crate::apply::refused;
+use crate::state::{State, resource_key};
+use crate::{audit, checks, events, slo};
+
+/// Applies a checked change as a whole.
+pub(crate) fn apply(state: &mut State, command: &Command, op: &ApplyResources) -> Result<Vec<ResourceChange>, Refused> {
+    if op.base_revision != state.meta().resource_revision {
+        return Err(refused(RefusalCode::Conflict, "the resources changed meanwhile; try again"));
+    }
+    let mut changes = Vec::new();
+    // Probes whose checks must be looked at again, as (namespace, name).
+    let mut probes = BTreeSet::new();
+    for key in &op.delete {
+        if let Some(old) = state.resources.remove(&resource_key(&key.kind, &key.namespace, &key.name)) {
+            note_probe(&old, &mut probes);
+            slo::on_deleted(state, &old, op.purge);
+            record(state, command, &old, "deleted", &old.document_json, "");
+            changes.push(ResourceChange { key: Some(key.clone()), action: "deleted".to_owned(), generation: old.generation });
+        }
+    }
+    for new in &op.put {
+        changes.push(put(state, command, new, &mut probes));
+    }
+    if changes.iter().any(|c| c.action != "unchanged") {
+        state.meta_mut().resource_revision += 1;
+    }
+    for (namespace, probe) in &probes {
+        checks::sync(state, namespace, probe);
+    }
+    slo::on_resources_changed(state);
+    Ok(changes)
+}
+
+fn put(state: &mut State, command: &Command, new: &Resource, probes: &mut BTreeSet<(String, String)>) -> ResourceChange {
+    let now = state.now();
+    let key = resource_key(&new.kind, &new.namespace, &new.name);
+    let old = state.resources.get(&key).cloned();
+    let same = |old: &Resource| old.spec == new.spec && old.labels == new.labels && old.document_json == new.document_json;
+    let (action, generation, created_at_us) = match &old {
+        Some(old) if same(old) => ("unchanged", old.generation, old.created_at_us),
+        Some(old) => ("configured", old.generation + u64::from(old.spec != new.spec), old.created_at_us),
+        None => ("created", 1, now),
+    };
+    if action != "unchanged" {
+        let record_now = Resource { generation, created_at_us, updated_at_us: now, ..new.clone() };
+        note_probe(&record_now, probes);
+        if let Some(old) = &old {
+            note_probe(old, probes);
+        }
+        let before = old.map(|o| o.document_json).unwrap_or_default();
+        record(state, command, &record_now, action, &before, &record_now.document_json);
+        state.resources.put(record_now);
+    }
+    let key = ResourceKey { kind: new.kind.clone(), namespace: new.namespace.clone(), name: new.name.clone() };
+    ResourceChange { key: Some(key), action: action.to_owned(), generation }
+}
+
+/// A probe's own checks, and those of the probe that an SLO sets a threshold for.
+fn note_probe(resource: &Resource, probes: &mut BTreeSet<(String, String)>) {
+    match &resource.spec {
+        Some(Spec::Probe(_)) => probes.insert((resource.namespace.clone(), resource.name.clone())),
+        Some(Spec::Slo(slo)) => probes.insert((resource.namespace.clone(), slo.probe.clone())),
+        _ => false,
+    };
+}
+
+fn record(state: &mut State, command: &Command, resource: &Resource, action: &str, before: &str, after: &str) {
+    let subject = format!("{}/{}", resource.kind, resource.name);
+    audit::record(state, command, action, &subject, before, after);
+    events::record(state, "resource", &resource.namespace, &subject, format!("{action} by {}", command.actor));
+}

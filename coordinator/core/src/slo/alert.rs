@@ -1,0 +1,281 @@
+//! Alerts: inactive, pending (long window over, short not), firing. An episode is one firing; it never resolves for lack of data.
+
+use std::collections::BTreeMap;
+
+use probity_proto::v1::*;
+
+use super::{all, burn, ledger, outbox, policy};
+use crate::state::State;
+use crate::{assign, checks, events, gameday};
+
+/// A slot that nobody reported this long after its time-out is missing, for the no-data rule.
+const OVERDUE_US: i64 = 30 * 1_000_000;
+
+/// How many episodes are kept.
+const EPISODES_KEPT: usize = 500;
+
+/// What is needed to judge the rules of one SLO.
+struct Judged {
+    namespace: String,
+    name: String,
+    service: String,
+    spec: SloSpec,
+    policy: BurnRatePolicySpec,
+}
+
+/// Judges all rules. An SLO whose windows hold nothing bad, with no alert alive and nothing missing, costs a look.
+pub(crate) fn evaluate(state: &mut State) {
+    let judged: Vec<Judged> = all(state)
+        .filter_map(|(resource, spec)| {
+            let policy = policy::of(state, &resource.namespace, spec)?;
+            Some(Judged {
+                namespace: resource.namespace.clone(),
+                name: resource.name.clone(),
+                service: spec.service.clone(),
+                spec: spec.clone(),
+                policy,
+            })
+        })
+        .collect();
+    for slo in judged {
+        let missing_ppm = missing_ppm(state, &slo);
+        if quiet(state, &slo, missing_ppm) {
+            continue;
+        }
+        ledger::materialize(state, &format!("{}/{}", slo.namespace, slo.name), &slo.namespace, &slo.spec.probe);
+        no_data(state, &slo, missing_ppm);
+        let blind = slo.policy.no_data.is_some_and(|r| r.missing_ppm > 0 && missing_ppm > r.missing_ppm);
+        for rule in &slo.policy.rules {
+            judge(state, &slo, rule, blind);
+        }
+    }
+}
+
+/// Nothing bad in any rule's window, nothing missing, no alert alive.
+fn quiet(state: &State, slo: &Judged, missing_ppm: u32) -> bool {
+    let prefix = format!("{}/{}/", slo.namespace, slo.name);
+    let alive = state.alerts.prefix(&prefix).any(|a| a.state() != AlertState::Inactive || a.missing_since_us != 0 || a.long_burn_milli != 0);
+    !alive && missing_ppm == 0 && !bad_in_windows(state, slo)
+}
+
+fn bad_in_windows(state: &State, slo: &Judged) -> bool {
+    let Some(record) = state.ledgers.get(&format!("{}/{}", slo.namespace, slo.name)) else { return false };
+    let now = state.now().max(0) as u64;
+    slo.policy.rules.iter().any(|rule| {
+        let width = (rule.short_us / 12).max(1);
+        let oldest = (now / width + 1).saturating_sub(rule.long_us.div_ceil(width));
+        let series = record.series.iter().find(|s| s.width_us == width);
+        series.is_some_and(|s| s.buckets.iter().rev().take_while(|b| b.index >= oldest).any(|b| b.bad > 0))
+    })
+}
+
+/// The share of the assigned (check, prober) pairs whose newest slots are missed or overdue, in parts per million.
+fn missing_ppm(state: &State, slo: &Judged) -> u32 {
+    let now = state.now();
+    let (mut pairs, mut missing) = (0u64, 0u64);
+    for check in checks::of_probe(state, &slo.namespace, &slo.spec.probe) {
+        for a in assign::of_check(state, &check).filter(|a| a.until_us == 0) {
+            pairs += 1;
+            let timeout = a.spec.as_ref().map_or(0, |s| s.timeout_us) as i64;
+            let overdue = assign::schedule(a).due(a.next_n) + timeout + 2 * a.interval_us as i64 + OVERDUE_US < now;
+            let voter = state.voters.get(&crate::pair_key(&check, &a.prober));
+            missing += u64::from(overdue || voter.is_some_and(|v| v.missed_streak > 0));
+        }
+    }
+    if pairs == 0 { 1_000_000 } else { (missing * 1_000_000 / pairs) as u32 }
+}
+
+/// The no-data rule: too much missing for too long.
+fn no_data(state: &mut State, slo: &Judged, missing_ppm: u32) {
+    let Some(rule) = slo.policy.no_data.filter(|r| r.missing_ppm > 0) else { return };
+    let now = state.now();
+    let mut alert = alert_of(state, slo, policy::NO_DATA, rule.severity());
+    let missing = missing_ppm > rule.missing_ppm;
+    alert.missing_since_us = match (missing, alert.missing_since_us) {
+        (false, _) => 0,
+        (true, 0) => now,
+        (true, since) => since,
+    };
+    let over = missing && now - alert.missing_since_us >= rule.for_us as i64;
+    let next = match (over, missing) {
+        (true, _) => AlertState::Firing,
+        (false, true) => AlertState::Pending,
+        (false, false) => AlertState::Inactive,
+    };
+    turn(state, slo, alert, next, format!("{}% of the probers report nothing for {}", missing_ppm / 10_000, slo.spec.probe));
+}
+
+fn judge(state: &mut State, slo: &Judged, rule: &BurnRateRule, blind: bool) {
+    let now = state.now();
+    let Some(record) = state.ledgers.get(&format!("{}/{}", slo.namespace, slo.name)) else { return };
+    let width = (rule.short_us / 12).max(1);
+    let long = burn::over(state, record, &slo.spec, width, rule.long_us);
+    let short = burn::over(state, record, &slo.spec, width, rule.short_us);
+    let mut alert = alert_of(state, slo, &rule.name, rule.severity());
+    alert.long_burn_milli = long.burn_milli;
+    alert.short_burn_milli = short.burn_milli;
+    let (long_over, short_over) = (long.burn_milli >= rule.burn_rate_milli, short.burn_milli >= rule.burn_rate_milli);
+    let next = match alert.state() {
+        AlertState::Firing if short_over || blind => AlertState::Firing,
+        AlertState::Firing => AlertState::Inactive,
+        _ if long_over && short_over && enough_evidence(state, slo, &long, now - rule.long_us as i64) => AlertState::Firing,
+        _ if long_over => AlertState::Pending,
+        _ => AlertState::Inactive,
+    };
+    let message = format!(
+        "{} burns its budget {}x too fast over the long window, {}x over the short one",
+        slo.name,
+        long.burn_milli / 1_000,
+        short.burn_milli / 1_000
+    );
+    turn(state, slo, alert, next, message);
+}
+
+/// Enough bad runs, from enough probers: at most as many as are assigned.
+fn enough_evidence(state: &State, slo: &Judged, long: &burn::Burn, since: i64) -> bool {
+    let evidence = slo.policy.evidence.unwrap_or_default();
+    let (bad, assigned) = burn::witnesses(state, &slo.namespace, &slo.spec.probe, since);
+    long.bad >= u64::from(evidence.bad_runs) && bad >= evidence.probers.min(assigned)
+}
+
+fn alert_of(state: &State, slo: &Judged, rule: &str, severity: Severity) -> AlertRecord {
+    let known = state.alerts.get(&format!("{}/{}/{rule}", slo.namespace, slo.name)).cloned();
+    let mut alert = known.unwrap_or_else(|| AlertRecord {
+        namespace: slo.namespace.clone(),
+        slo: slo.name.clone(),
+        rule: rule.to_owned(),
+        since_us: state.now(),
+        ..AlertRecord::default()
+    });
+    alert.severity = severity as i32;
+    alert
+}
+
+/// Stores an alert in its next state; opens or ends its episode.
+fn turn(state: &mut State, slo: &Judged, mut alert: AlertRecord, next: AlertState, message: String) {
+    let before = alert.state();
+    if before != next {
+        alert.state = next as i32;
+        alert.since_us = state.now();
+        let subject = format!("SLO/{}", slo.name);
+        if next == AlertState::Firing {
+            alert.episode = open(state, slo, &alert, &message);
+            events::record(state, "alert", &slo.namespace, &subject, format!("{} fires: {message}", alert.rule));
+        } else if before == AlertState::Firing {
+            let episode = std::mem::take(&mut alert.episode);
+            resolve(state, &episode);
+            events::record(state, "alert", &slo.namespace, &subject, format!("{} resolved", alert.rule));
+        }
+    }
+    let key = format!("{}/{}/{}", alert.namespace, alert.slo, alert.rule);
+    if state.alerts.get(&key) != Some(&alert) {
+        state.alerts.put(alert);
+    }
+}
+
+fn open(state: &mut State, slo: &Judged, alert: &AlertRecord, message: &str) -> String {
+    let now = state.now();
+    let meta = state.meta_mut();
+    meta.next_episode += 1;
+    let number = meta.next_episode;
+    let id = format!("{}/{}/{}#{number}", alert.namespace, alert.slo, alert.rule);
+    let severity = if alert.severity() == Severity::Page { "page" } else { "ticket" };
+    // A fixed set: labels are the identity of an alert at its receivers.
+    let mut labels: BTreeMap<String, String> = slo.policy.labels.clone();
+    let own = [
+        ("alertname", if alert.rule == policy::NO_DATA { "ProbityNoData" } else { "ProbityErrorBudgetBurn" }),
+        ("severity", severity),
+        ("namespace", &alert.namespace),
+        ("service", &slo.service),
+        ("slo", &alert.slo),
+        ("rule", &alert.rule),
+    ];
+    labels.extend(own.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    let mut annotations = slo.policy.annotations.clone();
+    annotations.entry("summary".to_owned()).or_insert_with(|| message.to_owned());
+    let episode = EpisodeRecord {
+        id: id.clone(),
+        namespace: alert.namespace.clone(),
+        slo: alert.slo.clone(),
+        rule: alert.rule.clone(),
+        severity: alert.severity,
+        labels,
+        annotations,
+        fired_at_us: now,
+        seen_at_us: now,
+        number,
+        ..EpisodeRecord::default()
+    };
+    state.episodes.put(episode.clone());
+    outbox::open(state, &episode);
+    gameday::on_alert(state, &alert.namespace, &format!("{}/{}", alert.slo, alert.rule), true);
+    trim(state);
+    id
+}
+
+fn resolve(state: &mut State, id: &str) {
+    let now = state.now();
+    let Some(episode) = state.episodes.get_mut(id) else { return };
+    episode.resolved_at_us = now;
+    let (namespace, alert) = (episode.namespace.clone(), format!("{}/{}", episode.slo, episode.rule));
+    outbox::resolve(state, id);
+    gameday::on_alert(state, &namespace, &alert, false);
+}
+
+/// Keeps the newest episodes, and every one that still fires or is still to be told.
+fn trim(state: &mut State) {
+    let surplus = state.episodes.len().saturating_sub(EPISODES_KEPT);
+    if surplus == 0 {
+        return;
+    }
+    let mut old: Vec<(u64, String)> =
+        state.episodes.iter().filter(|e| e.resolved_at_us != 0 && outbox::settled(state, &e.id)).map(|e| (e.number, e.id.clone())).collect();
+    old.sort();
+    for (_, id) in old.into_iter().take(surplus) {
+        outbox::forget(state, &id);
+        state.episodes.remove(&id);
+    }
+}
+
+/// Alerts whose SLO or rule is gone resolve, and go.
+pub(crate) fn drop_orphans(state: &mut State) {
+    let mut wanted = std::collections::BTreeSet::new();
+    for (resource, spec) in all(state) {
+        let Some(policy) = policy::of(state, &resource.namespace, spec) else { continue };
+        let rules = policy.rules.iter().map(|r| r.name.clone()).chain([policy::NO_DATA.to_owned()]);
+        wanted.extend(rules.map(|rule| format!("{}/{}/{rule}", resource.namespace, resource.name)));
+    }
+    for key in state.alerts.keys() {
+        if !wanted.contains(&key)
+            && let Some(alert) = state.alerts.remove(&key)
+            && !alert.episode.is_empty()
+        {
+            resolve(state, &alert.episode);
+        }
+    }
+}
+
+/// The next moment at which a window moves on while something is in it.
+pub(crate) fn next_deadline(state: &State) -> Option<i64> {
+    let now = state.now();
+    all(state)
+        .filter_map(|(resource, spec)| {
+            let policy = policy::of(state, &resource.namespace, spec)?;
+            let slo = Judged {
+                namespace: resource.namespace.clone(),
+                name: resource.name.clone(),
+                service: String::new(),
+                spec: spec.clone(),
+                policy,
+            };
+            let missing = missing_ppm(state, &slo);
+            // Overdue slots are noticed within 10 s, which costs a tick each only while nothing else happens.
+            if quiet(state, &slo, missing) {
+                return Some(now + 10 * 1_000_000);
+            }
+            let width = slo.policy.rules.iter().map(|r| (r.short_us / 12).max(1)).min().unwrap_or(60_000_000) as i64;
+            // Not more often than five times a second, however narrow a window is.
+            Some(((now / width) + 1) * width).map(|t| t.max(now + 200_000))
+        })
+        .min()
+}

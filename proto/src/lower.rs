@@ -1,0 +1,109 @@
+//! From a probe and one of its targets to what is run: every `$(target.*)` reference replaced.
+
+use std::collections::BTreeMap;
+
+use crate::v1::check_kind::Kind;
+use crate::v1::*;
+
+/// The specification of one check. Fails when a reference names nothing the target has.
+pub fn check_spec(probe: &ProbeSpec, target: &Target) -> Result<CheckSpec, String> {
+    let mut kind = probe.kind.clone().ok_or("a probe without a kind")?;
+    let resolve = |text: &mut String| -> Result<(), String> {
+        *text = substitute(text, |name| lookup(target, name))?;
+        Ok(())
+    };
+    match kind.kind.as_mut().ok_or("a probe without a kind")? {
+        Kind::Http(http) => {
+            resolve(&mut http.url)?;
+            resolve(&mut http.body)?;
+            for header in &mut http.headers {
+                resolve(&mut header.value)?;
+            }
+            if let Some(tls) = &mut http.tls {
+                resolve(&mut tls.server_name)?;
+            }
+        }
+        Kind::Tcp(tcp) => {
+            resolve(&mut tcp.address)?;
+            if let Some(tls) = &mut tcp.tls {
+                resolve(&mut tls.server_name)?;
+            }
+        }
+        Kind::Dns(dns) => {
+            resolve(&mut dns.server)?;
+            resolve(&mut dns.name)?;
+        }
+        Kind::Icmp(icmp) => resolve(&mut icmp.host)?,
+    }
+    Ok(CheckSpec { timeout_us: probe.timeout_us, retries: probe.retries, kind: Some(kind), target_labels: target.labels.clone() })
+}
+
+fn lookup(target: &Target, name: &str) -> Option<String> {
+    match name {
+        "target.address" => Some(target.address.clone()),
+        "target.key" => Some(target.key.clone()),
+        _ => name.strip_prefix("target.labels.").and_then(|label| target.labels.get(label)).cloned(),
+    }
+}
+
+/// Replaces every `$(name)`; an unknown name is an error that names it.
+pub fn substitute(text: &str, lookup: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("$(") {
+        let Some(length) = rest[start..].find(')') else { break };
+        let name = &rest[start + 2..start + length];
+        out.push_str(&rest[..start]);
+        out.push_str(&lookup(name).ok_or_else(|| format!("$({name}) refers to nothing"))?);
+        rest = &rest[start + length + 1..];
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// The names in `$(...)` of a text.
+pub fn references(text: &str) -> Vec<String> {
+    let mut found = std::cell::RefCell::new(Vec::new());
+    let _ = substitute(text, |name| {
+        found.borrow_mut().push(name.to_owned());
+        Some(String::new())
+    });
+    found.get_mut().clone()
+}
+
+/// Replaces `$(params.x)` by parameters.
+pub fn with_parameters(text: &str, parameters: &BTreeMap<String, String>) -> Result<String, String> {
+    substitute(text, |name| name.strip_prefix("params.").and_then(|p| parameters.get(p)).cloned())
+}
+
+/// What a check is about, for people: its address or URL.
+pub fn describe(kind: &CheckKind) -> (&'static str, String) {
+    match &kind.kind {
+        Some(Kind::Http(http)) => ("http", http.url.clone()),
+        Some(Kind::Tcp(tcp)) => ("tcp", tcp.address.clone()),
+        Some(Kind::Dns(dns)) => {
+            let server = if dns.server.is_empty() { "resolver" } else { &dns.server };
+            ("dns", format!("{server} {} {}", dns.record_type, dns.name))
+        }
+        Some(Kind::Icmp(icmp)) => ("icmp", icmp.host.clone()),
+        None => ("unknown", String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_replaced_or_named() {
+        let target = Target { key: "s1".to_owned(), address: "10.0.0.1:80".to_owned(), labels: [("store".to_owned(), "s1".to_owned())].into() };
+        let probe = |address: &str| ProbeSpec {
+            kind: Some(CheckKind { kind: Some(Kind::Tcp(TcpCheck { address: address.to_owned(), ..TcpCheck::default() })) }),
+            ..ProbeSpec::default()
+        };
+        let spec = check_spec(&probe("$(target.address)"), &target).expect("resolves");
+        assert_eq!(describe(&spec.kind.expect("kind")), ("tcp", "10.0.0.1:80".to_owned()));
+        assert_eq!(check_spec(&probe("$(target.labels.zone)"), &target), Err("$(target.labels.zone) refers to nothing".to_owned()));
+        assert_eq!(references("a $(params.x) $(target.key)"), ["params.x", "target.key"]);
+    }
+}

@@ -1,0 +1,178 @@
+//! What may be written: one table of fields, behind `probity explain` and the JSON Schema.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+/// A field: path, type, default, what it means.
+const FIELDS: &[(&str, &str, &str, &str)] = &[
+    ("probe", "object", "", "What to check, how often, from where, what is good."),
+    ("probe.spec.interval", "duration", "30s", "Between two runs of one prober; 100ms to 24h."),
+    ("probe.spec.timeout", "duration", "min(10s, interval)", "A run that takes longer is bad; at most the interval."),
+    ("probe.spec.retries", "integer", "0", "Further attempts in one run; all must fail for a bad run."),
+    ("probe.spec.target", "string", "", "The one target: a URL, host or host:port; $(target.address) refers to it."),
+    ("probe.spec.targets", "object", "", "Many targets of one probe; each is a check of its own."),
+    ("probe.spec.targets.static", "array", "", "A list of {address, key, labels}; the key is the check's identity, by default the address."),
+    ("probe.spec.http", "object", "", "An HTTP(S) request."),
+    ("probe.spec.http.url", "string", "$(target.address)", "What is requested."),
+    ("probe.spec.http.method", "string", "GET", "GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS."),
+    ("probe.spec.http.headers", "object", "", "Headers to send."),
+    ("probe.spec.http.body", "string", "", "Body to send."),
+    ("probe.spec.http.auth", "object", "", "bearer: {secretRef} or basic: {username, password: {secretRef}}."),
+    ("probe.spec.http.expect", "object", "", "What a good answer has."),
+    ("probe.spec.http.expect.status", "array", "[2xx]", "Statuses: 200, 2xx or 200-204."),
+    ("probe.spec.http.expect.body", "array", "", "Each one of contains, notContains, matches, notMatches, or jsonPath with equals."),
+    ("probe.spec.http.expect.headers", "array", "", "Each a name with equals, matches, present: true or absent: true."),
+    ("probe.spec.http.followRedirects", "integer", "0", "How many redirects are followed; 0: a redirect is an answer like any other."),
+    ("probe.spec.http.maxBodyBytes", "size", "1MiB", "A larger body is bad."),
+    ("probe.spec.http.tls", "object", "", "serverName, ca (PEM), minVersion (1.2, 1.3), skipVerify."),
+    ("probe.spec.tcp", "object", "", "A TCP connection, with TLS and one exchange if wanted."),
+    ("probe.spec.tcp.address", "string", "$(target.address)", "host:port."),
+    ("probe.spec.tcp.tls", "object", "", "As for http; its presence asks for TLS."),
+    ("probe.spec.tcp.send", "string", "", "Sent once connected."),
+    ("probe.spec.tcp.expect", "string", "", "Regular expression that what comes back must match."),
+    ("probe.spec.dns", "object", "", "A DNS query straight to a server."),
+    ("probe.spec.dns.server", "string", "$(target.address)", "host:port of the server."),
+    ("probe.spec.dns.name", "string", "", "The name asked for."),
+    ("probe.spec.dns.type", "string", "A", "A, AAAA, CAA, CNAME, MX, NS, PTR, SOA, SRV or TXT."),
+    ("probe.spec.dns.transport", "string", "udp", "udp (tcp when truncated) or tcp."),
+    ("probe.spec.dns.expect", "object", "", "rcodes (default [NOERROR]), minAnswers, answers (each must be there)."),
+    ("probe.spec.icmp", "object", "", "Echo requests (ping)."),
+    ("probe.spec.icmp.host", "string", "$(target.address)", "Name or address."),
+    ("probe.spec.icmp.count", "integer", "1", "Echo requests per run."),
+    ("probe.spec.icmp.packetInterval", "duration", "200ms", "Between two of them."),
+    ("probe.spec.icmp.payloadSize", "integer", "56", "Bytes of payload, 16 to 9000."),
+    ("probe.spec.icmp.ttl", "integer", "64", "Time to live."),
+    ("probe.spec.icmp.maxLoss", "percent", "0%", "A run that loses more is bad."),
+    ("probe.spec.placement", "object", "", "Which probers run it."),
+    ("probe.spec.placement.selector", "object", "", "matchLabels of probers; absent: all."),
+    ("probe.spec.placement.count", "integer", "3, or as many as there are", "How many probers, or all."),
+    ("probe.spec.placement.spreadBy", "string", "zone", "Prober label whose values are spread over."),
+    ("probe.spec.verdict", "object", "", "When it is up or down."),
+    ("probe.spec.verdict.quorum", "integer", "2 (1 when count is 1)", "This many probers must say down."),
+    ("probe.spec.verdict.downAfter", "integer", "2", "Consecutive bad runs until a prober says down."),
+    ("probe.spec.verdict.recoverAfter", "integer", "2", "Consecutive good runs until it says up."),
+    ("slo", "object", "", "An OpenSLO v1 objective whose metric source is a probe."),
+    ("slo.spec.service", "string", "", "A label of its alerts."),
+    ("slo.spec.indicator", "object", "", "spec.ratioMetric with good and total of {metricSource: {type: probity, spec: {probe, outcome: good, maxDuration}}}."),
+    ("slo.spec.timeWindow", "array", "", "Exactly one {duration, isRolling: true}."),
+    ("slo.spec.budgetingMethod", "string", "Occurrences", "good runs / all runs."),
+    ("slo.spec.objectives", "array", "", "Exactly one {displayName, target or targetPercent}."),
+    ("slo.spec.alertPolicies", "array", "the SRE workbook's rules", "[{alertPolicyRef: NAME}] of a BurnRatePolicy; [] = no alerts."),
+    ("burnratepolicy", "object", "", "Multiwindow, multi-burn-rate rules (SRE workbook, chapter 5)."),
+    ("burnratepolicy.spec.rules", "array", "", "Each {name, severity: page|ticket, burnRate, long, short}."),
+    ("burnratepolicy.spec.evidence", "object", "{badRuns: 2, probers: 2}", "An alert needs this many bad runs from this many probers (at most as many as are assigned)."),
+    ("burnratepolicy.spec.noData", "object", "{severity: ticket, missingPercent: 50, for: 5m}", "Alert when that share of probers reports nothing for that long."),
+    ("burnratepolicy.spec.labels", "object", "", "Labels of the alerts; part of their identity."),
+    ("burnratepolicy.spec.annotations", "object", "", "Annotations of the alerts, such as runbook_url."),
+    ("receiver", "object", "", "Somebody who is told of alerts."),
+    ("receiver.spec.webhook", "object", "", "url (text or {secretRef}), token: {secretRef}; CloudEvents 1.0, structured JSON."),
+    ("receiver.spec.alertmanager", "object", "", "urls: every replica of an Alertmanager, API v2."),
+    ("receiver.spec.pagerduty", "object", "", "routingKey: {secretRef}; Events API v2."),
+    ("receiver.spec.slack", "object", "", "url: {secretRef} of an incoming webhook."),
+    ("route", "object", "", "Which alerts go to whom; every route that matches delivers."),
+    ("route.spec.match", "object", "", "Labels that must be equal: severity, service, slo, rule, or the policy's own."),
+    ("route.spec.receivers", "array", "", "Names of Receivers."),
+    ("scenario", "object", "", "A game day: steady state, faults, what is expected."),
+    ("scenario.spec.parameters", "object", "", "NAME: {type: duration|int|percent|string|rate, default, max}; used as $(params.NAME)."),
+    ("scenario.spec.maxDuration", "duration", "15m", "Longer, and it is aborted."),
+    ("scenario.spec.targets", "object", "", "NAME: {selector: {matchLabels}, percent, max}: probers that inject."),
+    ("scenario.spec.steadyState", "array", "", "Conditions that must hold before anything is injected."),
+    ("scenario.spec.steps", "array", "", "One after the other: {name, fault, target, with, after, for, undo}."),
+    ("scenario.spec.abortIf", "array", "", "Conditions that end it at once."),
+    ("scenario.spec.expect", "array", "", "{alert: SLO/RULE, firesWithin, resolvesWithin | fires: never}, {probe, verdict, within, recoversWithin}, {slo, budgetSpent}."),
+];
+
+/// Documentation of one field, with the fields below it.
+#[derive(Debug, Clone)]
+pub struct FieldDoc {
+    path: String,
+    kind: &'static str,
+    default: &'static str,
+    text: &'static str,
+    children: Vec<(&'static str, &'static str, &'static str)>,
+}
+
+impl fmt::Display for FieldDoc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}  <{}>{}", self.path, self.kind, default_text(self.default))?;
+        write!(f, "  {}", self.text)?;
+        let width = self.children.iter().map(|(path, ..)| path.len()).max().unwrap_or(0);
+        for (path, default, text) in &self.children {
+            write!(f, "\n  {path:<width$}  {text}{}", default_text(default))?;
+        }
+        Ok(())
+    }
+}
+
+fn default_text(default: &str) -> String {
+    if default.is_empty() { String::new() } else { format!("  (default {default})") }
+}
+
+/// The documentation of `probe`, `probe.spec.http`, ...
+pub fn explain(path: &str) -> Option<FieldDoc> {
+    let wanted = path.trim_end_matches('.').to_ascii_lowercase();
+    let singular = wanted.strip_suffix('s').unwrap_or(&wanted).to_owned();
+    let exact = |p: &str| p.to_ascii_lowercase() == wanted || p == singular;
+    let prefix = format!("{wanted}.");
+    let children: Vec<_> = FIELDS
+        .iter()
+        .filter(|(p, ..)| p.to_ascii_lowercase().starts_with(&prefix) || p.starts_with(&format!("{singular}.")))
+        .map(|(p, _, default, text)| (*p, *default, *text))
+        .collect();
+    match FIELDS.iter().find(|(p, ..)| exact(p)) {
+        Some((p, kind, default, text)) => Some(FieldDoc { path: (*p).to_owned(), kind, default, text, children }),
+        None if children.is_empty() => None,
+        None => Some(FieldDoc { path: path.to_owned(), kind: "object", default: "", text: "", children }),
+    }
+}
+
+/// A JSON Schema of all kinds (draft 2020-12), for editors.
+pub fn json_schema() -> Value {
+    let kinds = [("probe", "Probe"), ("slo", "SLO"), ("burnratepolicy", "BurnRatePolicy"), ("receiver", "Receiver"), ("route", "Route"), ("scenario", "Scenario")];
+    let all: Vec<Value> = kinds.iter().map(|(path, kind)| kind_schema(path, kind)).collect();
+    json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Probity resources", "oneOf": all})
+}
+
+fn kind_schema(path: &str, kind: &str) -> Value {
+    let api = if kind == "SLO" { super::OPENSLO_VERSION } else { super::API_VERSION };
+    let mut spec = Map::new();
+    let prefix = format!("{path}.spec.");
+    for (field, ty, default, text) in FIELDS.iter().filter(|(p, ..)| p.starts_with(&prefix)) {
+        let json_type = match *ty {
+            "object" | "array" | "integer" => json!(ty),
+            "duration" | "percent" | "size" => json!(["string", "integer"]),
+            _ => json!(["string", "number", "boolean"]),
+        };
+        let entry = json!({"type": json_type, "description": format!("{text}{}", default_text(default))});
+        let parts: Vec<&str> = field[prefix.len()..].split('.').collect();
+        insert(&mut spec, &parts, entry);
+    }
+    json!({
+        "type": "object",
+        "required": ["apiVersion", "kind", "metadata", "spec"],
+        "properties": {
+            "apiVersion": {"const": api},
+            "kind": {"const": kind},
+            "metadata": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}, "namespace": {"type": "string"}, "labels": {"type": "object"}, "annotations": {"type": "object"}}},
+            "spec": {"type": "object", "properties": spec},
+        },
+    })
+}
+
+/// Puts a field's schema at its path, below the `properties` of its parents.
+fn insert(map: &mut Map<String, Value>, parts: &[&str], entry: Value) {
+    match parts {
+        [] => {}
+        [last] => {
+            map.insert((*last).to_owned(), entry);
+        }
+        [first, rest @ ..] => {
+            let parent = map.entry(*first).or_insert_with(|| json!({"type": "object"}));
+            let Some(parent) = parent.as_object_mut() else { return };
+            if let Some(properties) = parent.entry("properties").or_insert_with(|| json!({})).as_object_mut() {
+                insert(properties, rest, entry);
+            }
+        }
+    }
+}
