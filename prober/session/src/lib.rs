@@ -1,1 +1,401 @@
+//! What a prober must never get wrong, without a clock, a socket or a thread: which slots run when, what becomes of their
+//! outcomes until they are committed, and which faults may live.
+//!
+//! Sans-IO: the driver and the simulator pass in times and messages. The only I/O is redb's, below its `StorageBackend`.
+//! A prober alone keeps its schedule: assignments and rows are on its disk (rule R9).
 
+mod clock;
+mod faults;
+mod row;
+mod store;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use probity_proto::reason::Class;
+use probity_proto::slots::Schedule;
+use probity_proto::v1::*;
+
+pub use clock::Clock;
+pub use faults::{FaultAction, FaultBook};
+use row::OpenRow;
+use store::Store;
+pub use store::StoreError;
+
+/// Rows in one message.
+const ROWS_PER_MESSAGE: usize = 256;
+
+/// Bounds and times of a session.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Name of the prober.
+    pub prober: String,
+    /// For a new spool; an old one keeps its own.
+    pub new_spool_id: String,
+    /// Bytes of rows that are kept while nobody takes them; beyond, the oldest are replaced by their size.
+    pub spool_bytes_max: u64,
+    /// A steady pair's rows are sent this often.
+    pub flush_us: u64,
+    /// An unsteady pair's rows are sent this soon.
+    pub unsteady_flush_us: u64,
+}
+
+/// A slot whose run should start now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SlotStart {
+    /// Its assignment.
+    pub assignment: u64,
+    /// Its number.
+    pub n: u64,
+    /// When it was due.
+    pub due_us: i64,
+    /// What to run.
+    pub spec: AssignmentSpec,
+}
+
+/// A finished run.
+#[derive(Debug, Clone, Default)]
+pub struct RunDone {
+    /// Its outcome.
+    pub reason: Reason,
+    /// When it began, in cluster time.
+    pub started_at_us: i64,
+    /// How long it took.
+    pub duration_us: u64,
+    /// Phases, in order.
+    pub phases: Vec<Phase>,
+    /// For people.
+    pub message: String,
+    /// Its trace.
+    pub trace_id: String,
+    /// The address.
+    pub peer: String,
+}
+
+/// Some slots of one outcome that wait for their predecessors.
+#[derive(Debug)]
+struct Piece {
+    count: u64,
+    run: RunDone,
+}
+
+/// One assignment as the prober sees it.
+#[derive(Debug)]
+struct Running {
+    spec: AssignmentSpec,
+    /// The next slot to start.
+    next_n: u64,
+    /// The next slot to go into a row: everything before is in a row.
+    row_n: u64,
+    finished: BTreeMap<u64, Piece>,
+    row: OpenRow,
+    /// Slots due before this were never to be run here: (time, why).
+    not_before: (i64, Reason),
+}
+
+impl Running {
+    fn schedule(&self) -> Schedule {
+        Schedule { interval_us: self.spec.interval_us.max(1), phase_us: self.spec.phase_us }
+    }
+
+    /// Slots due at or after this are not planned.
+    fn until(&self) -> i64 {
+        if self.spec.until_us == 0 { i64::MAX } else { self.spec.until_us }
+    }
+}
+
+/// The session.
+#[derive(Debug)]
+pub struct Session {
+    config: Config,
+    store: Store,
+    assignments: BTreeMap<u64, Running>,
+    /// Rows that are on the disk and not acknowledged, oldest first.
+    spool: VecDeque<ReportRow>,
+    spool_bytes: u64,
+    /// How many of them went out on the present stream.
+    sent: usize,
+    spool_id: String,
+    sequence: u64,
+    revision: u64,
+    dropped_slots: u64,
+    /// Faults and their reports.
+    pub faults: FaultBook,
+}
+
+impl Session {
+    /// Opens what an earlier run left; `now_us` is when this one begins: slots before it were missed for being off.
+    pub fn open(db: redb::Database, config: Config, now_us: i64) -> Result<Session, StoreError> {
+        let (store, saved) = Store::open(db, &config.new_spool_id)?;
+        let assignments = saved
+            .assignments
+            .into_iter()
+            .map(|spec| {
+                let next_n = spec.next_n;
+                let running = Running {
+                    next_n,
+                    row_n: next_n,
+                    finished: BTreeMap::new(),
+                    row: OpenRow::default(),
+                    not_before: (now_us, Reason::ProberOff),
+                    spec,
+                };
+                (running.spec.id, running)
+            })
+            .collect();
+        let spool_bytes = saved.rows.iter().map(row::size).sum();
+        Ok(Session {
+            config,
+            store,
+            assignments,
+            spool: saved.rows.into(),
+            spool_bytes,
+            sent: 0,
+            spool_id: saved.spool_id,
+            sequence: saved.sequence,
+            revision: 0,
+            dropped_slots: 0,
+            faults: FaultBook::new(saved.fence, saved.ended),
+        })
+    }
+
+    /// The id of the spool: lives with its disk.
+    pub fn spool_id(&self) -> &str {
+        &self.spool_id
+    }
+
+    /// The revision of the desired set that is followed.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// (rows, bytes, slots dropped since the start) of the spool.
+    pub fn spooled(&self) -> (u64, u64, u64) {
+        (self.spool.len() as u64, self.spool_bytes, self.dropped_slots)
+    }
+
+    /// How many assignments are followed.
+    pub fn assignments(&self) -> usize {
+        self.assignments.len()
+    }
+
+    /// What the coordinator asks for. `flush_us` of its welcome.
+    pub fn set_flush(&mut self, flush_us: u64, unsteady_flush_us: u64) {
+        self.config.flush_us = flush_us.max(1);
+        self.config.unsteady_flush_us = unsteady_flush_us.max(1);
+    }
+
+    /// A new stream: everything unacknowledged goes out again, in order.
+    pub fn on_connected(&mut self) {
+        self.sent = 0;
+        self.faults.on_connected();
+    }
+
+    /// Follows a desired set; one of an older fence is refused.
+    pub fn on_desired(&mut self, set: DesiredSet, now_us: i64) -> Result<(), StoreError> {
+        if !self.faults.accept_fence(set.fence) {
+            return Ok(());
+        }
+        self.store.set_fence(set.fence)?;
+        self.revision = set.revision;
+        let wanted: BTreeSet<u64> = set.assignments.iter().map(|a| a.id).collect();
+        let gone: Vec<u64> = self.assignments.keys().filter(|id| !wanted.contains(id)).copied().collect();
+        for id in &gone {
+            self.close_row(*id)?;
+            self.assignments.remove(id);
+        }
+        let mut changed = Vec::new();
+        for spec in set.assignments {
+            match self.assignments.get_mut(&spec.id) {
+                Some(running) => {
+                    let next_n = running.row_n;
+                    let new = AssignmentSpec { next_n: running.spec.next_n, ..spec };
+                    if running.spec != new {
+                        changed.push(AssignmentSpec { next_n, ..new.clone() });
+                        running.spec = new;
+                    }
+                }
+                None => {
+                    changed.push(spec.clone());
+                    let next_n = spec.next_n;
+                    let running = Running {
+                        next_n,
+                        row_n: next_n,
+                        finished: BTreeMap::new(),
+                        row: OpenRow::default(),
+                        not_before: (now_us, Reason::AssignedLate),
+                        spec,
+                    };
+                    self.assignments.insert(running.spec.id, running);
+                }
+            }
+        }
+        if !changed.is_empty() || !gone.is_empty() {
+            self.store.set_assignments(&changed, &gone)?;
+        }
+        self.faults.on_desired(set.faults, set.halted, set.lease_us, now_us);
+        self.store.set_ended(self.faults.take_newly_ended())
+    }
+
+    /// The runs to start now. What was overslept is missed, never run late in a burst; an n is never run twice.
+    pub fn due(&mut self, now_us: i64) -> Vec<SlotStart> {
+        let mut starts = Vec::new();
+        for running in self.assignments.values_mut() {
+            let schedule = running.schedule();
+            let until = running.until();
+            let (not_before, why) = running.not_before;
+            running.miss_until(schedule.first_at_or_after(not_before.min(now_us).min(until)), why);
+            let patience = (running.spec.interval_us as i64).max(1_000_000);
+            running.miss_until(schedule.first_at_or_after((now_us - patience).min(until)), Reason::Overloaded);
+            while schedule.due(running.next_n) <= now_us && schedule.due(running.next_n) < until {
+                let n = running.next_n;
+                running.next_n += 1;
+                starts.push(SlotStart { assignment: running.spec.id, n, due_us: schedule.due(n), spec: running.spec.clone() });
+            }
+        }
+        starts
+    }
+
+    /// A run has finished.
+    pub fn on_run_done(&mut self, assignment: u64, n: u64, run: RunDone, now_us: i64) {
+        let Some(running) = self.assignments.get_mut(&assignment) else { return };
+        if n >= running.row_n && n < running.next_n {
+            running.finished.insert(n, Piece { count: 1, run });
+            running.collect(now_us);
+        }
+    }
+
+    /// Closes the rows that are due, on the disk; returns how many.
+    pub fn close_rows(&mut self, now_us: i64) -> Result<usize, StoreError> {
+        let mut due = Vec::new();
+        for (id, running) in &mut self.assignments {
+            running.collect(now_us);
+            if running.row.due_at(self.config.flush_us, self.config.unsteady_flush_us).is_some_and(|at| at <= now_us) {
+                due.push(*id);
+            }
+        }
+        self.close_all(&due)?;
+        Ok(due.len())
+    }
+
+    /// Closes every open row: before an orderly end.
+    pub fn close_everything(&mut self, now_us: i64) -> Result<(), StoreError> {
+        for running in self.assignments.values_mut() {
+            running.collect(now_us);
+        }
+        let all: Vec<u64> = self.assignments.keys().copied().collect();
+        self.close_all(&all)
+    }
+
+    fn close_row(&mut self, id: u64) -> Result<(), StoreError> {
+        self.close_all(&[id])
+    }
+
+    /// Rows of several assignments, in one transaction.
+    fn close_all(&mut self, ids: &[u64]) -> Result<(), StoreError> {
+        let mut rows = Vec::new();
+        for id in ids {
+            let Some(running) = self.assignments.get_mut(id) else { continue };
+            let Some(mut row) = running.row.take() else { continue };
+            self.sequence += 1;
+            row.prober = self.config.prober.clone();
+            row.spool_id = self.spool_id.clone();
+            row.sequence = self.sequence;
+            row.assignment = *id;
+            row.clock_error_us = self.faults.clock_error_us();
+            rows.push(row);
+        }
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let positions: Vec<(u64, u64)> = rows.iter().map(|r| (r.assignment, self.assignments[&r.assignment].row_n)).collect();
+        self.store.add_rows(&rows, self.sequence, &positions)?;
+        self.spool_bytes += rows.iter().map(row::size).sum::<u64>();
+        self.spool.extend(rows);
+        self.shrink()
+    }
+
+    /// Keeps the spool within its bytes: the oldest rows give up everything but how many slots they were.
+    fn shrink(&mut self) -> Result<(), StoreError> {
+        let mut shrunk = Vec::new();
+        for row in &mut self.spool {
+            if self.spool_bytes <= self.config.spool_bytes_max {
+                break;
+            }
+            let before = row::size(row);
+            let slots = row::slots(row);
+            let stub = row::dropped(row);
+            if stub != *row {
+                self.spool_bytes = self.spool_bytes - before + row::size(&stub);
+                self.dropped_slots += slots;
+                *row = stub;
+                shrunk.push(row.clone());
+            }
+        }
+        if shrunk.is_empty() { Ok(()) } else { self.store.add_rows(&shrunk, self.sequence, &[]) }
+    }
+
+    /// Rows to send next on the present stream; each call goes on where the last one ended.
+    pub fn rows_to_send(&mut self) -> Vec<ReportRow> {
+        let rows: Vec<ReportRow> = self.spool.iter().skip(self.sent).take(ROWS_PER_MESSAGE).cloned().collect();
+        self.sent += rows.len();
+        rows
+    }
+
+    /// Everything up to a sequence is committed.
+    pub fn on_ack(&mut self, ack: &RowsAck) -> Result<(), StoreError> {
+        if ack.spool_id != self.spool_id {
+            return Ok(());
+        }
+        let done: Vec<u64> = self.spool.iter().map(|r| r.sequence).take_while(|s| *s <= ack.sequence).collect();
+        for _ in &done {
+            if let Some(row) = self.spool.pop_front() {
+                self.spool_bytes -= row::size(&row);
+            }
+        }
+        self.sent = self.sent.saturating_sub(done.len());
+        self.store.remove_rows(&done)
+    }
+
+    /// Takes what the fault book wants persisted.
+    pub fn save_faults(&mut self) -> Result<(), StoreError> {
+        self.store.set_ended(self.faults.take_newly_ended())
+    }
+
+    /// When something is to do next.
+    pub fn next_wakeup(&self) -> Option<i64> {
+        self.assignments
+            .values()
+            .flat_map(|r| {
+                let due = r.schedule().due(r.next_n);
+                [(due < r.until()).then_some(due), r.row.due_at(self.config.flush_us, self.config.unsteady_flush_us)]
+            })
+            .flatten()
+            .min()
+    }
+}
+
+impl Running {
+    /// Counts the slots before `n` that were not started as missed.
+    fn miss_until(&mut self, n: u64, why: Reason) {
+        if n > self.next_n {
+            let run = RunDone { reason: why, ..RunDone::default() };
+            self.finished.insert(self.next_n, Piece { count: n - self.next_n, run });
+            self.next_n = n;
+        }
+    }
+
+    /// Moves finished slots into the row as far as they are contiguous.
+    fn collect(&mut self, now_us: i64) {
+        while let Some(piece) = self.finished.remove(&self.row_n) {
+            let level = match piece.run.reason.class() {
+                Class::Good => self.spec.thresholds_us.iter().filter(|t| piece.run.duration_us > **t).count() as u32,
+                _ => 0,
+            };
+            self.row.add(self.row_n, piece.count, level, piece.run, now_us);
+            self.row_n += piece.count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,542 @@
+//! The member itself: inputs, raft's Ready, persistence, apply, outputs. The order is raft's contract; see its crate docs.
+
+use std::collections::BTreeMap;
+
+use probity_core::{COMMAND_VERSION, State};
+use probity_proto::v1::peer_message::Message as Peer;
+use probity_proto::v1::*;
+use prost::Message as _;
+use raft::{RawNode, StateRole, eraftpb};
+
+use crate::Fatal;
+use crate::convert;
+use crate::snapshot::{Source, Staged, Staging};
+use crate::store::{FormError, Identity, OpenError, Store};
+
+/// Sizes and times of a member. A tick is 50 ms in production.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Given to a new store; an old one keeps its own.
+    pub new_id: u64,
+    /// An election starts after this many to twice as many ticks without a leader.
+    pub election_ticks: usize,
+    /// Heartbeats of the leader.
+    pub heartbeat_ticks: usize,
+    /// State rows are written after this many applied entries...
+    pub flush_entries: u64,
+    /// ...or this many ticks.
+    pub flush_ticks: u64,
+    /// The log is cut when it is longer than this; a quarter of it is kept for followers that lag a little.
+    pub log_entries_max: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { new_id: 1, election_ticks: 10, heartbeat_ticks: 2, flush_entries: 4_096, flush_ticks: 100, log_entries_max: 20_000 }
+    }
+}
+
+/// What a member is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Time passes.
+    Tick,
+    /// From another member.
+    Peer(PeerMessage),
+    /// A change, at the leader. `tag` comes back with the reply.
+    Propose {
+        /// The caller's own number.
+        tag: u64,
+        /// What to apply.
+        command: Command,
+    },
+    /// A linearizable read barrier (ReadIndex). It may be dropped without a word: ask again.
+    Read {
+        /// The caller's own number.
+        tag: u64,
+    },
+    /// Nothing can be sent to a member now.
+    Unreachable(u64),
+}
+
+/// What came of a proposal or a read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Reply {
+    /// Committed and applied here.
+    Applied {
+        /// Where in the log.
+        index: u64,
+        /// What apply answered.
+        result: CommandResult,
+    },
+    /// This member does not lead; nothing was proposed.
+    NotLeader {
+        /// Who does, when known.
+        leader: Option<u64>,
+    },
+    /// Too much is under way; nothing was proposed.
+    Busy,
+    /// The state holds everything that was committed when the read began.
+    ReadReady,
+}
+
+/// A member's role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Not in a group yet.
+    Unformed,
+    /// Follows.
+    Follower,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// What a member wants done. Messages may be sent at once: what they promise is on the disk.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    /// To other members.
+    pub messages: Vec<PeerMessage>,
+    /// To callers: (tag, reply).
+    pub replies: Vec<(u64, Reply)>,
+    /// Something was applied, or the state was replaced.
+    pub applied: bool,
+}
+
+/// How far another member is, as the leader knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Its log equals ours up to here.
+    pub matched: u64,
+    /// It was heard of lately.
+    pub recent: bool,
+}
+
+/// A look at a member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its role.
+    pub role: Role,
+    /// The term it knows.
+    pub term: u64,
+    /// The leader it knows.
+    pub leader: Option<u64>,
+    /// Committed up to.
+    pub commit: u64,
+    /// Applied up to.
+    pub applied: u64,
+    /// Its log's end.
+    pub last: u64,
+    /// The voters.
+    pub voters: Vec<u64>,
+    /// Of each voter, when it leads.
+    pub progress: BTreeMap<u64, Progress>,
+}
+
+/// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
+const SNAPSHOT_RETRY_TICKS: u64 = 100;
+
+/// One member.
+pub struct Replica {
+    config: Config,
+    /// Before the group is formed there is only a store.
+    unformed: Option<Store>,
+    raft: Option<RawNode<Store>>,
+    state: State,
+    applied: u64,
+    /// Tells our proposals from those before a restart.
+    incarnation: u64,
+    ticks_since_flush: u64,
+    ticks: u64,
+    staging: Option<Staging>,
+    /// A whole snapshot that raft is about to accept.
+    staged: Option<(SnapshotManifest, Box<State>, Vec<probity_core::Change>)>,
+    reads: Vec<(u64, u64)>,
+    snapshots_made: u64,
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Replica {
+    /// Opens a member on its store. `incarnation` is a number that no earlier run of it had.
+    pub fn open(config: Config, db: redb::Database, incarnation: u64) -> Result<Replica, OpenError> {
+        let (store, state) = Store::open(db, config.new_id)?;
+        let mut replica = Replica {
+            config,
+            unformed: Some(store),
+            raft: None,
+            state,
+            applied: 0,
+            incarnation,
+            ticks_since_flush: 0,
+            ticks: 0,
+            staging: None,
+            staged: None,
+            reads: Vec::new(),
+            snapshots_made: 0,
+        };
+        replica.start()?;
+        Ok(replica)
+    }
+
+    /// Starts raft, once the store belongs to a group.
+    fn start(&mut self) -> Result<(), OpenError> {
+        let Some(store) = self.unformed.take_if(|s| !s.identity.cluster_id.is_empty()) else { return Ok(()) };
+        self.applied = store.flushed;
+        let config = raft::Config {
+            id: store.identity.id,
+            election_tick: self.config.election_ticks,
+            heartbeat_tick: self.config.heartbeat_ticks,
+            applied: self.applied,
+            max_size_per_msg: 1 << 20,
+            max_inflight_msgs: 256,
+            max_uncommitted_size: 64 << 20,
+            max_committed_size_per_ready: 16 << 20,
+            check_quorum: true,
+            pre_vote: true,
+            ..raft::Config::default()
+        };
+        let alone = store.conf_state.voters == [store.identity.id];
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let mut raft = RawNode::new(&config, store, &logger)?;
+        if alone {
+            raft.campaign()?;
+        }
+        self.raft = Some(raft);
+        Ok(())
+    }
+
+    /// Becomes a voter of a new group, once. Asking again for the same one is fine.
+    pub fn form(&mut self, cluster_id: &str, voters: &[u64]) -> Result<(), FormError> {
+        let identity = self.identity();
+        if identity.cluster_id == cluster_id {
+            return Ok(());
+        }
+        let Some(store) = &mut self.unformed else { return Err(FormError::Belongs(identity.cluster_id)) };
+        if !voters.contains(&identity.id) {
+            return Err(FormError::NotAmong(identity.id));
+        }
+        store.form(cluster_id, voters).map_err(Fatal::Store)?;
+        self.start()?;
+        Ok(())
+    }
+
+    /// Starts an election now: for whoever just formed the group.
+    pub fn campaign(&mut self) -> Result<(), Fatal> {
+        if let Some(raft) = &mut self.raft {
+            raft.campaign()?;
+        }
+        Ok(())
+    }
+
+    /// Sets when the next election would start, for a simulation that must not depend on the thread's generator.
+    pub fn set_election_timeout(&mut self, ticks: usize) {
+        if let Some(raft) = &mut self.raft {
+            raft.raft.set_randomized_election_timeout(ticks.clamp(self.config.election_ticks, 2 * self.config.election_ticks - 1));
+        }
+    }
+
+    /// Who this member is.
+    pub fn identity(&self) -> Identity {
+        match (&self.raft, &self.unformed) {
+            (Some(raft), _) => raft.store().identity.clone(),
+            (None, Some(store)) => store.identity.clone(),
+            (None, None) => Identity { id: self.config.new_id, cluster_id: String::new() },
+        }
+    }
+
+    /// The replicated state, as of [`Status::applied`].
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// A look at it.
+    pub fn status(&self) -> Status {
+        let identity = self.identity();
+        let Some(raft) = &self.raft else {
+            let progress = BTreeMap::new();
+            return Status { identity, role: Role::Unformed, term: 0, leader: None, commit: 0, applied: 0, last: 0, voters: Vec::new(), progress };
+        };
+        let inner = &raft.raft;
+        let role = match inner.state {
+            StateRole::Leader => Role::Leader,
+            StateRole::Follower => Role::Follower,
+            StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
+        };
+        let progress = if role == Role::Leader {
+            inner.prs().iter().map(|(id, p)| (*id, Progress { matched: p.matched, recent: p.recent_active || *id == identity.id })).collect()
+        } else {
+            BTreeMap::new()
+        };
+        Status {
+            role,
+            term: inner.term,
+            leader: (inner.leader_id != 0).then_some(inner.leader_id),
+            commit: inner.raft_log.committed,
+            applied: self.applied,
+            last: raft.store().last().0,
+            voters: raft.store().conf_state.voters.clone(),
+            progress,
+            identity,
+        }
+    }
+
+    /// Takes inputs, persists what follows, and says what to send and to whom to reply.
+    pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<Outputs, Fatal> {
+        let mut out = Outputs::default();
+        for input in inputs {
+            self.input(input, &mut out)?;
+        }
+        self.drain(&mut out)?;
+        self.answer_reads(&mut out);
+        self.maybe_flush()?;
+        self.pull(&mut out);
+        Ok(out)
+    }
+
+    fn input(&mut self, input: Input, out: &mut Outputs) -> Result<(), Fatal> {
+        let incarnation = self.incarnation;
+        let Some(raft) = &mut self.raft else {
+            if let Input::Propose { tag, .. } | Input::Read { tag } = input {
+                out.replies.push((tag, Reply::NotLeader { leader: None }));
+            }
+            return Ok(());
+        };
+        match input {
+            Input::Tick => {
+                raft.tick();
+                self.ticks_since_flush += 1;
+                self.ticks += 1;
+                if self.ticks % SNAPSHOT_RETRY_TICKS == 0 {
+                    retry_snapshots(raft);
+                }
+                if let Some(staging) = &mut self.staging {
+                    staging.tick();
+                }
+            }
+            Input::Peer(message) => self.peer(message, out),
+            Input::Propose { tag, command } => {
+                if raft.raft.state != StateRole::Leader {
+                    let leader = (raft.raft.leader_id != 0).then_some(raft.raft.leader_id);
+                    out.replies.push((tag, Reply::NotLeader { leader }));
+                    return Ok(());
+                }
+                let context = [incarnation.to_le_bytes(), tag.to_le_bytes()].concat();
+                if raft.propose(context, command.encode_to_vec()).is_err() {
+                    out.replies.push((tag, Reply::Busy));
+                }
+            }
+            Input::Read { tag } => raft.read_index([incarnation.to_le_bytes(), tag.to_le_bytes()].concat()),
+            Input::Unreachable(id) => raft.report_unreachable(id),
+        }
+        Ok(())
+    }
+
+    fn peer(&mut self, message: PeerMessage, out: &mut Outputs) {
+        let identity = self.identity();
+        let Some(raft) = &mut self.raft else { return };
+        let known = raft.store().conf_state.voters.contains(&message.from);
+        if message.cluster_id != identity.cluster_id || message.to != identity.id || !known {
+            return;
+        }
+        match message.message.clone() {
+            Some(Peer::Raft(m)) if m.snapshot.is_some() => {
+                let manifest = m.snapshot.unwrap_or_default();
+                let same = self.staging.as_ref().is_some_and(|s| s.manifest == manifest);
+                // What we have applied already needs no pulling; raft answers by itself.
+                if manifest.index <= self.applied {
+                    self.to_raft(message);
+                } else if !same {
+                    self.staging = Some(Staging::new(message, manifest));
+                }
+            }
+            Some(Peer::Raft(_)) => self.to_raft(message),
+            Some(Peer::Pull(pull)) => {
+                let chunk = Source::answer(raft.store().source.as_ref(), &pull);
+                let reply = PeerMessage { cluster_id: message.cluster_id, from: message.to, to: message.from, message: Some(Peer::Chunk(chunk)) };
+                out.messages.push(reply);
+            }
+            Some(Peer::Chunk(chunk)) => {
+                let Some(staging) = &mut self.staging else { return };
+                match staging.take(chunk) {
+                    Staged::Waiting => {}
+                    Staged::Broken => self.staging = None,
+                    Staged::Whole(state, rows) => {
+                        let manifest = staging.manifest.clone();
+                        let message = staging.message.clone();
+                        self.staged = Some((manifest, state, rows));
+                        self.staging = None;
+                        self.to_raft(message);
+                    }
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Bytes from outside never reach raft unchecked; what it does not like, it drops.
+    fn to_raft(&mut self, message: PeerMessage) {
+        let Some(raft) = &mut self.raft else { return };
+        let Some(Peer::Raft(m)) = message.message else { return };
+        if let Ok(m) = convert::from_peer(message.from, message.to, m) {
+            let _ = raft.step(m);
+        }
+    }
+
+    /// Handles every Ready.
+    fn drain(&mut self, out: &mut Outputs) -> Result<(), Fatal> {
+        loop {
+            self.make_snapshot()?;
+            let Some(raft) = &mut self.raft else { return Ok(()) };
+            if !raft.has_ready() {
+                return Ok(());
+            }
+            let cluster_id = raft.store().identity.cluster_id.clone();
+            let mut ready = raft.ready();
+            send(&cluster_id, ready.take_messages(), out);
+            if !ready.snapshot().is_empty() {
+                // The hard state is written with the snapshot: neither without the other.
+                let hs = ready.hs().cloned().unwrap_or_else(|| raft.store().hard_state().clone());
+                let Some((manifest, state, rows)) = self.staged.take_if(|(m, ..)| m.index == ready.snapshot().get_metadata().index) else {
+                    return Err(Fatal::Raft(raft::Error::Store(raft::StorageError::SnapshotOutOfDate)));
+                };
+                raft.mut_store().install(&manifest, &rows, &hs)?;
+                self.state = *state;
+                self.applied = manifest.index;
+                out.applied = true;
+            }
+            let hs = ready.hs().cloned();
+            raft.mut_store().append(ready.take_entries(), hs.as_ref())?;
+            self.collect_reads(ready.take_read_states());
+            send(&cluster_id, ready.take_persisted_messages(), out);
+            let committed = ready.take_committed_entries();
+            self.apply(committed, out)?;
+            let Some(raft) = &mut self.raft else { return Ok(()) };
+            let mut light = raft.advance(ready);
+            if let Some(commit) = light.commit_index() {
+                raft.mut_store().set_commit(commit);
+            }
+            send(&cluster_id, light.take_messages(), out);
+            self.apply(light.take_committed_entries(), out)?;
+            if let Some(raft) = &mut self.raft {
+                raft.advance_apply();
+            }
+        }
+    }
+
+    fn apply(&mut self, entries: Vec<eraftpb::Entry>, out: &mut Outputs) -> Result<(), Fatal> {
+        for entry in entries {
+            if !entry.data.is_empty() {
+                let command = Command::decode(&entry.data[..]).map_err(|_| Fatal::Entry { index: entry.index })?;
+                let result = probity_core::apply(&mut self.state, entry.index, &command);
+                if let Some(tag) = self.own_tag(&entry.context) {
+                    out.replies.push((tag, Reply::Applied { index: entry.index, result }));
+                }
+            }
+            self.applied = entry.index;
+            out.applied = true;
+        }
+        Ok(())
+    }
+
+    /// The tag of a proposal or read of this very run.
+    fn own_tag(&self, context: &[u8]) -> Option<u64> {
+        let (incarnation, tag) = context.split_first_chunk::<8>()?;
+        (u64::from_le_bytes(*incarnation) == self.incarnation).then(|| tag.try_into().ok().map(u64::from_le_bytes))?
+    }
+
+    fn collect_reads(&mut self, states: Vec<raft::ReadState>) {
+        for read in states {
+            if let Some(tag) = self.own_tag(&read.request_ctx) {
+                self.reads.push((read.index, tag));
+            }
+        }
+    }
+
+    fn answer_reads(&mut self, out: &mut Outputs) {
+        let applied = self.applied;
+        self.reads.retain(|(index, tag)| {
+            let ready = *index <= applied;
+            if ready {
+                out.replies.push((*tag, Reply::ReadReady));
+            }
+            !ready
+        });
+    }
+
+    fn maybe_flush(&mut self) -> Result<(), Fatal> {
+        let Some(raft) = &self.raft else { return Ok(()) };
+        let behind = self.applied - raft.store().flushed;
+        let due = behind >= self.config.flush_entries || behind > 0 && self.ticks_since_flush >= self.config.flush_ticks;
+        if due { self.flush() } else { Ok(()) }
+    }
+
+    /// Writes the state to the disk now, and cuts the log when it is long.
+    pub fn flush(&mut self) -> Result<(), Fatal> {
+        let Some(raft) = &mut self.raft else { return Ok(()) };
+        self.ticks_since_flush = 0;
+        let changes = self.state.take_changes();
+        let store = raft.mut_store();
+        let keep_from = if store.log_len() > self.config.log_entries_max {
+            self.applied.saturating_sub(self.config.log_entries_max / 4) + 1
+        } else {
+            0
+        };
+        store.flush(&changes, self.applied, keep_from)?;
+        let truncated_to = keep_from.saturating_sub(1);
+        if store.source.as_ref().is_some_and(|s| s.manifest.index < truncated_to) {
+            store.source = None;
+        }
+        Ok(())
+    }
+
+    /// raft wants a snapshot for a follower: the state as it is now, on the disk too.
+    fn make_snapshot(&mut self) -> Result<(), Fatal> {
+        let wanted = self.raft.as_ref().is_some_and(|r| r.store().snapshot_wanted.replace(false));
+        if !wanted {
+            return Ok(());
+        }
+        self.flush()?;
+        let Some(raft) = &mut self.raft else { return Ok(()) };
+        self.snapshots_made += 1;
+        let id = self.incarnation.wrapping_mul(1_000_003).wrapping_add(self.snapshots_made);
+        let store = raft.mut_store();
+        let term = store.term_of(self.applied).unwrap_or(0);
+        store.source = Some(Source::new(id, &self.state, self.applied, term, store.conf_state.clone()));
+        Ok(())
+    }
+
+    fn pull(&mut self, out: &mut Outputs) {
+        let Some(staging) = &mut self.staging else { return };
+        let m = &staging.message;
+        let (cluster_id, from, to) = (m.cluster_id.clone(), m.to, m.from);
+        for pull in staging.pulls() {
+            out.messages.push(PeerMessage { cluster_id: cluster_id.clone(), from, to, message: Some(Peer::Pull(pull)) });
+        }
+    }
+
+    /// The command set that this build understands.
+    pub fn command_version(&self) -> u32 {
+        COMMAND_VERSION
+    }
+}
+
+fn send(cluster_id: &str, messages: Vec<eraftpb::Message>, out: &mut Outputs) {
+    out.messages.extend(messages.into_iter().filter_map(|m| convert::to_peer(cluster_id, m)));
+}
+
+/// Lets raft probe the followers whose snapshot has not arrived: a lost offer would leave them stuck.
+fn retry_snapshots(raft: &mut RawNode<Store>) {
+    let waiting: Vec<u64> =
+        raft.raft.prs().iter().filter(|(_, p)| p.state == raft::ProgressState::Snapshot).map(|(id, _)| *id).collect();
+    for id in waiting {
+        raft.report_snapshot(id, raft::SnapshotStatus::Failure);
+    }
+}

@@ -1,0 +1,400 @@
+//! Log, votes and state in one redb file; the newest part of the log also in memory.
+//!
+//! Every value carries a crc32c: redb checks its pages on repair, not on reads.
+
+use std::collections::VecDeque;
+
+use probity_core::{Change, State};
+use probity_proto::v1::*;
+use prost::Message;
+use raft::eraftpb;
+use raft::{GetEntriesContext, RaftState, StorageError};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::convert;
+use crate::snapshot::Source;
+
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+const STATE: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("state");
+
+/// Who a member is: made with its data directory, for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Random; an id outside the group's configuration never votes.
+    pub id: u64,
+    /// Empty until the group was formed.
+    pub cluster_id: String,
+}
+
+/// Why a store cannot be opened. The file is left as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// redb, or the disk below it.
+    #[error("the store cannot be read")]
+    Store(#[from] redb::Error),
+    /// A value's checksum is wrong.
+    #[error("the store is damaged: {0} has a wrong checksum")]
+    Checksum(String),
+    /// A value is no record of ours.
+    #[error("the store is damaged: {0} cannot be decoded")]
+    Decode(String),
+    /// A row of the state cannot be loaded.
+    #[error(transparent)]
+    State(#[from] probity_core::LoadError),
+    /// Pieces do not fit together.
+    #[error("the store is damaged: {0}")]
+    Inconsistent(String),
+    /// raft does not accept what is stored.
+    #[error("raft does not accept the store")]
+    Raft(#[from] raft::Error),
+}
+
+/// A group cannot be formed with this member.
+#[derive(Debug, thiserror::Error)]
+pub enum FormError {
+    /// It has one already.
+    #[error("this member belongs to cluster {0} already")]
+    Belongs(String),
+    /// It would not be a voter.
+    #[error("this member, {0:x}, is not among the first voters")]
+    NotAmong(u64),
+    /// The store failed.
+    #[error(transparent)]
+    Fatal(#[from] crate::Fatal),
+    /// raft does not accept it.
+    #[error("the group cannot be started")]
+    Open(#[from] OpenError),
+}
+
+/// What is on the disk, and the log in memory.
+#[derive(Debug)]
+pub(crate) struct Store {
+    db: Database,
+    pub(crate) identity: Identity,
+    hard_state: eraftpb::HardState,
+    pub(crate) conf_state: ConfStateRecord,
+    /// The newest entry that is no longer in the log.
+    truncated: (u64, u64),
+    entries: VecDeque<eraftpb::Entry>,
+    /// State rows are on the disk as of this index.
+    pub(crate) flushed: u64,
+    /// What followers pull a snapshot from, while one needs it.
+    pub(crate) source: Option<Source>,
+    /// raft asked for a snapshot that is not there yet.
+    pub(crate) snapshot_wanted: std::cell::Cell<bool>,
+}
+
+fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
+    let crc = crc32c::crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn unseal<'b>(what: &dyn Fn() -> String, bytes: &'b [u8]) -> Result<&'b [u8], OpenError> {
+    let (value, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| OpenError::Checksum(what()))?;
+    if crc32c::crc32c(value) == u32::from_le_bytes(*crc) { Ok(value) } else { Err(OpenError::Checksum(what())) }
+}
+
+fn error(e: impl Into<redb::Error>) -> redb::Error {
+    e.into()
+}
+
+impl Store {
+    /// Opens a store; a new one gets `new_id`.
+    pub(crate) fn open(db: Database, new_id: u64) -> Result<(Store, State), OpenError> {
+        let mut store = Store {
+            db,
+            identity: Identity { id: new_id, cluster_id: String::new() },
+            hard_state: eraftpb::HardState::default(),
+            conf_state: ConfStateRecord::default(),
+            truncated: (0, 0),
+            entries: VecDeque::new(),
+            flushed: 0,
+            source: None,
+            snapshot_wanted: std::cell::Cell::new(false),
+        };
+        let mut state = State::new();
+        if store.load_meta()? {
+            store.load_log()?;
+            store.load_state(&mut state)?;
+        } else {
+            store.write_identity().map_err(OpenError::Store)?;
+            state.take_changes();
+        }
+        Ok((store, state))
+    }
+
+    fn load_meta(&mut self) -> Result<bool, OpenError> {
+        let read = self.db.begin_read().map_err(error)?;
+        let meta = match read.open_table(META) {
+            Ok(meta) => meta,
+            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(false),
+            Err(e) => return Err(OpenError::Store(e.into())),
+        };
+        let get = |key: &str| -> Result<Option<Vec<u8>>, OpenError> {
+            match meta.get(key).map_err(error)? {
+                Some(guard) => Ok(Some(unseal(&|| key.to_owned(), guard.value())?.to_vec())),
+                None => Ok(None),
+            }
+        };
+        let Some(identity) = get("identity")? else { return Ok(false) };
+        let member = decode::<MemberRecord>("identity", &identity)?;
+        self.identity = Identity { id: member.id, cluster_id: member.name };
+        if let Some(bytes) = get("hard_state")? {
+            let record = decode::<HardStateRecord>("hard_state", &bytes)?;
+            self.hard_state.term = record.term;
+            self.hard_state.vote = record.vote;
+            self.hard_state.commit = record.commit;
+        }
+        if let Some(bytes) = get("conf_state")? {
+            self.conf_state = decode("conf_state", &bytes)?;
+        }
+        let pair = |key: &str| -> Result<(u64, u64), OpenError> {
+            let record = get(key)?.map(|b| decode::<RaftEntry>(key, &b)).transpose()?.unwrap_or_default();
+            Ok((record.index, record.term))
+        };
+        self.truncated = pair("truncated")?;
+        self.flushed = pair("flushed")?.0;
+        Ok(true)
+    }
+
+    fn load_log(&mut self) -> Result<(), OpenError> {
+        let read = self.db.begin_read().map_err(error)?;
+        let Ok(log) = read.open_table(LOG) else { return Ok(()) };
+        for row in log.iter().map_err(error)? {
+            let (index, value) = row.map_err(error)?;
+            let what = || format!("log entry {}", index.value());
+            let record = decode::<RaftEntry>("log entry", unseal(&what, value.value())?)?;
+            let entry = convert::to_entry(record).map_err(|e| OpenError::Inconsistent(e.to_string()))?;
+            let expected = self.truncated.0 + 1 + self.entries.len() as u64;
+            if entry.index != expected {
+                return Err(OpenError::Inconsistent(format!("log entry {expected} is missing")));
+            }
+            self.entries.push_back(entry);
+        }
+        if self.flushed < self.truncated.0 {
+            return Err(OpenError::Inconsistent(format!("the state is of index {}, the log begins after {}", self.flushed, self.truncated.0)));
+        }
+        Ok(())
+    }
+
+    fn load_state(&self, state: &mut State) -> Result<(), OpenError> {
+        let read = self.db.begin_read().map_err(error)?;
+        let Ok(rows) = read.open_table(STATE) else { return Ok(()) };
+        for row in rows.iter().map_err(error)? {
+            let (key, value) = row.map_err(error)?;
+            let (table, key) = key.value();
+            let value = unseal(&|| format!("row {key:?} of table {table}"), value.value())?;
+            state.load(table, key, value)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&self, write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
+        let mut txn = self.db.begin_write().map_err(error)?;
+        txn.set_quick_repair(true);
+        write(&txn)?;
+        txn.commit().map_err(error)
+    }
+
+    fn put_meta(txn: &redb::WriteTransaction, key: &str, value: Vec<u8>) -> Result<(), redb::Error> {
+        txn.open_table(META).map_err(error)?.insert(key, seal(value).as_slice()).map_err(error)?;
+        Ok(())
+    }
+
+    fn write_identity(&self) -> Result<(), redb::Error> {
+        let record = MemberRecord { id: self.identity.id, name: self.identity.cluster_id.clone(), ..MemberRecord::default() };
+        let conf = self.conf_state.encode_to_vec();
+        self.commit(|txn| {
+            Self::put_meta(txn, "identity", record.encode_to_vec())?;
+            Self::put_meta(txn, "conf_state", conf)
+        })
+    }
+
+    /// Becomes a member of a new group.
+    pub(crate) fn form(&mut self, cluster_id: &str, voters: &[u64]) -> Result<(), redb::Error> {
+        let mut voters = voters.to_vec();
+        voters.sort_unstable();
+        voters.dedup();
+        self.identity.cluster_id = cluster_id.to_owned();
+        self.conf_state = ConfStateRecord { voters, ..ConfStateRecord::default() };
+        self.write_identity()
+    }
+
+    /// One Ready's entries and hard state, in one transaction.
+    pub(crate) fn append(&mut self, entries: Vec<eraftpb::Entry>, hard_state: Option<&eraftpb::HardState>) -> Result<(), redb::Error> {
+        if entries.is_empty() && hard_state.is_none() {
+            return Ok(());
+        }
+        let first = entries.first().map(|e| e.index);
+        let last = self.last().0;
+        self.commit(|txn| {
+            if let Some(first) = first {
+                let mut log = txn.open_table(LOG).map_err(error)?;
+                for index in first..=last {
+                    log.remove(index).map_err(error)?;
+                }
+                for entry in &entries {
+                    log.insert(entry.index, seal(convert::from_entry(entry.clone()).encode_to_vec()).as_slice()).map_err(error)?;
+                }
+            }
+            if let Some(hs) = hard_state {
+                let record = HardStateRecord { term: hs.term, vote: hs.vote, commit: hs.commit };
+                Self::put_meta(txn, "hard_state", record.encode_to_vec())?;
+            }
+            Ok(())
+        })?;
+        if let Some(first) = first {
+            self.entries.truncate((first - self.truncated.0 - 1) as usize);
+            self.entries.extend(entries);
+        }
+        if let Some(hs) = hard_state {
+            self.hard_state = hs.clone();
+        }
+        Ok(())
+    }
+
+    /// The commit index alone: with the next flush, or with the next entries, it is on the disk.
+    pub(crate) fn set_commit(&mut self, commit: u64) {
+        self.hard_state.commit = commit;
+    }
+
+    /// Writes the changed rows with the index they are of; drops the log before `keep_from`.
+    pub(crate) fn flush(&mut self, changes: &[Change], applied: u64, keep_from: u64) -> Result<(), redb::Error> {
+        let term = self.term_of(applied).unwrap_or(0);
+        let cut = keep_from.saturating_sub(1).min(applied);
+        let cut_term = self.term_of(cut);
+        let hard_state = HardStateRecord { term: self.hard_state.term, vote: self.hard_state.vote, commit: self.hard_state.commit };
+        let (begin, truncate) = (self.truncated.0 + 1, cut > self.truncated.0);
+        self.commit(|txn| {
+            write_rows(txn, changes)?;
+            Self::put_meta(txn, "hard_state", hard_state.encode_to_vec())?;
+            Self::put_meta(txn, "flushed", position(applied, term))?;
+            if let (true, Some(cut_term)) = (truncate, cut_term) {
+                let mut log = txn.open_table(LOG).map_err(error)?;
+                for index in begin..=cut {
+                    log.remove(index).map_err(error)?;
+                }
+                Self::put_meta(txn, "truncated", position(cut, cut_term))?;
+            }
+            Ok(())
+        })?;
+        self.flushed = applied;
+        if let (true, Some(cut_term)) = (truncate, cut_term) {
+            self.entries.drain(..(cut - self.truncated.0) as usize);
+            self.truncated = (cut, cut_term);
+        }
+        Ok(())
+    }
+
+    /// Replaces everything by a snapshot.
+    pub(crate) fn install(&mut self, manifest: &SnapshotManifest, rows: &[Change], hard_state: &eraftpb::HardState) -> Result<(), redb::Error> {
+        let record = HardStateRecord { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit.max(manifest.index) };
+        let conf = manifest.conf_state.clone().unwrap_or_default();
+        self.commit(|txn| {
+            txn.delete_table(STATE).map_err(error)?;
+            txn.delete_table(LOG).map_err(error)?;
+            write_rows(txn, rows)?;
+            Self::put_meta(txn, "hard_state", record.encode_to_vec())?;
+            Self::put_meta(txn, "conf_state", conf.encode_to_vec())?;
+            Self::put_meta(txn, "truncated", position(manifest.index, manifest.term))?;
+            Self::put_meta(txn, "flushed", position(manifest.index, manifest.term))
+        })?;
+        self.hard_state.term = record.term;
+        self.hard_state.vote = record.vote;
+        self.hard_state.commit = record.commit;
+        self.conf_state = conf;
+        self.truncated = (manifest.index, manifest.term);
+        self.flushed = manifest.index;
+        self.entries.clear();
+        Ok(())
+    }
+
+    pub(crate) fn hard_state(&self) -> &eraftpb::HardState {
+        &self.hard_state
+    }
+
+    /// Index and term of the newest entry.
+    pub(crate) fn last(&self) -> (u64, u64) {
+        self.entries.back().map_or(self.truncated, |e| (e.index, e.term))
+    }
+
+    /// Number of entries that are kept.
+    pub(crate) fn log_len(&self) -> u64 {
+        self.entries.len() as u64
+    }
+
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        if index == self.truncated.0 {
+            return Some(self.truncated.1);
+        }
+        let offset = index.checked_sub(self.truncated.0 + 1)?;
+        self.entries.get(offset as usize).map(|e| e.term)
+    }
+}
+
+fn position(index: u64, term: u64) -> Vec<u8> {
+    RaftEntry { index, term, ..RaftEntry::default() }.encode_to_vec()
+}
+
+fn write_rows(txn: &redb::WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
+    let mut table = txn.open_table(STATE).map_err(error)?;
+    for change in changes {
+        let key = (change.table, change.key.as_str());
+        match &change.value {
+            Some(value) => drop(table.insert(key, seal(value.clone()).as_slice()).map_err(error)?),
+            None => drop(table.remove(key).map_err(error)?),
+        }
+    }
+    Ok(())
+}
+
+fn decode<M: Message + Default>(what: &str, bytes: &[u8]) -> Result<M, OpenError> {
+    M::decode(bytes).map_err(|_| OpenError::Decode(what.to_owned()))
+}
+
+impl raft::Storage for Store {
+    fn initial_state(&self) -> raft::Result<RaftState> {
+        Ok(RaftState::new(self.hard_state.clone(), convert::to_conf_state(&self.conf_state)))
+    }
+
+    fn entries(&self, low: u64, high: u64, max_size: impl Into<Option<u64>>, _: GetEntriesContext) -> raft::Result<Vec<eraftpb::Entry>> {
+        if low <= self.truncated.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        let from = (low - self.truncated.0 - 1) as usize;
+        let to = (high - self.truncated.0 - 1) as usize;
+        if to > self.entries.len() {
+            return Err(raft::Error::Store(StorageError::Unavailable));
+        }
+        let mut found: Vec<eraftpb::Entry> = self.entries.range(from..to).cloned().collect();
+        raft::util::limit_size(&mut found, max_size.into());
+        Ok(found)
+    }
+
+    fn term(&self, index: u64) -> raft::Result<u64> {
+        if index < self.truncated.0 {
+            return Err(raft::Error::Store(StorageError::Compacted));
+        }
+        self.term_of(index).ok_or(raft::Error::Store(StorageError::Unavailable))
+    }
+
+    fn first_index(&self) -> raft::Result<u64> {
+        Ok(self.truncated.0 + 1)
+    }
+
+    fn last_index(&self) -> raft::Result<u64> {
+        Ok(self.last().0)
+    }
+
+    fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
+        match &self.source {
+            Some(source) if source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => Ok(convert::to_snapshot(&source.manifest)),
+            _ => {
+                self.snapshot_wanted.set(true);
+                Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Which faults may live on this host: only wishes of the newest fence, never an ended id again, never past `notAfter`,
+//! none under a halt (rules R4, R5). The engine enforces the times by itself; this decides what it is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use probity_proto::v1::*;
+
+/// What the engine should do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FaultAction {
+    /// Hold a fault.
+    Start {
+        /// Its id.
+        fault_id: String,
+        /// What to do.
+        spec: FaultSpec,
+        /// It ends after this, unless renewed.
+        lease_us: u64,
+        /// It ends after this.
+        not_after_us: u64,
+    },
+    /// Hold it this much longer.
+    Renew {
+        /// Its id.
+        fault_id: String,
+        /// From now.
+        lease_us: u64,
+    },
+    /// End it.
+    End {
+        /// Its id.
+        fault_id: String,
+        /// Why, for the report.
+        reason: String,
+    },
+}
+
+/// Faults of a prober.
+#[derive(Debug)]
+pub struct FaultBook {
+    fence: u64,
+    clock_error_us: u64,
+    /// Started, not ended: notAfter in cluster time.
+    active: BTreeMap<String, i64>,
+    ended: BTreeSet<String>,
+    newly_ended: Vec<String>,
+    actions: Vec<FaultAction>,
+    /// Not acknowledged yet, oldest first.
+    reports: Vec<FaultReport>,
+    sent: usize,
+}
+
+impl FaultBook {
+    pub(crate) fn new(fence: u64, ended: Vec<String>) -> FaultBook {
+        FaultBook {
+            fence,
+            clock_error_us: 0,
+            active: BTreeMap::new(),
+            ended: ended.into_iter().collect(),
+            newly_ended: Vec::new(),
+            actions: Vec::new(),
+            reports: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    /// The uncertainty that reports carry.
+    pub fn set_clock_error(&mut self, error_us: u64) {
+        self.clock_error_us = error_us;
+    }
+
+    pub(crate) fn clock_error_us(&self) -> u64 {
+        self.clock_error_us
+    }
+
+    pub(crate) fn on_connected(&mut self) {
+        self.sent = 0;
+    }
+
+    /// Whether a command of this fence is still to be obeyed.
+    pub(crate) fn accept_fence(&mut self, fence: u64) -> bool {
+        if fence < self.fence {
+            return false;
+        }
+        self.fence = fence;
+        true
+    }
+
+    pub(crate) fn on_desired(&mut self, wishes: Vec<FaultWish>, halted: bool, lease_us: u64, now_us: i64) {
+        let wanted: BTreeMap<&str, &FaultWish> = wishes.iter().filter(|w| w.wanted && !halted).map(|w| (w.fault_id.as_str(), w)).collect();
+        let reason = if halted { "halted" } else { "asked to end" };
+        let over: Vec<String> = self.active.keys().filter(|id| !wanted.contains_key(id.as_str())).cloned().collect();
+        for fault_id in over {
+            self.actions.push(FaultAction::End { fault_id, reason: reason.to_owned() });
+        }
+        for wish in &wishes {
+            let known = self.active.contains_key(&wish.fault_id) || self.ended.contains(&wish.fault_id);
+            if known {
+                continue;
+            }
+            let may = wish.wanted && !halted && wish.fence >= self.fence && wish.not_after_us > now_us;
+            match (&wish.spec, may) {
+                (Some(spec), true) => {
+                    self.active.insert(wish.fault_id.clone(), wish.not_after_us);
+                    let not_after_us = (wish.not_after_us - now_us) as u64;
+                    self.actions.push(FaultAction::Start { fault_id: wish.fault_id.clone(), spec: spec.clone(), lease_us, not_after_us });
+                }
+                // Never started here, and never will be: say so once, so that nobody waits.
+                _ => self.ended_with(&wish.fault_id, FaultState::Undone, "never started here".to_owned(), now_us, UndoClass::Unspecified),
+            }
+        }
+    }
+
+    /// The leader still wants what it wanted: leases go on. A halt ends all.
+    pub fn on_heartbeat(&mut self, reply: &HeartbeatReply) {
+        if !self.accept_fence(reply.fence) {
+            return;
+        }
+        for fault_id in self.active.keys().cloned() {
+            self.actions.push(if reply.halted {
+                FaultAction::End { fault_id, reason: "halted".to_owned() }
+            } else {
+                FaultAction::Renew { fault_id, lease_us: reply.lease_us }
+            });
+        }
+    }
+
+    /// The engine says what happened.
+    pub fn on_event(&mut self, fault_id: &str, state: FaultState, detail: String, undo: UndoClass, now_us: i64) {
+        match state {
+            FaultState::Undone | FaultState::Refused | FaultState::Unknown => self.ended_with(fault_id, state, detail, now_us, undo),
+            _ => self.report(fault_id, state, detail, now_us, undo),
+        }
+    }
+
+    fn ended_with(&mut self, fault_id: &str, state: FaultState, detail: String, now_us: i64, undo: UndoClass) {
+        self.active.remove(fault_id);
+        if self.ended.insert(fault_id.to_owned()) {
+            self.newly_ended.push(fault_id.to_owned());
+        }
+        self.report(fault_id, state, detail, now_us, undo);
+    }
+
+    fn report(&mut self, fault_id: &str, state: FaultState, detail: String, now_us: i64, undo: UndoClass) {
+        self.reports.push(FaultReport {
+            fault_id: fault_id.to_owned(),
+            state: state as i32,
+            at_us: now_us,
+            clock_error_us: self.clock_error_us,
+            detail,
+            undo: undo as i32,
+        });
+    }
+
+    /// Orders for the engine.
+    pub fn take_actions(&mut self) -> Vec<FaultAction> {
+        std::mem::take(&mut self.actions)
+    }
+
+    pub(crate) fn take_newly_ended(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.newly_ended)
+    }
+
+    /// Reports to send next on the present stream.
+    pub fn reports_to_send(&mut self) -> Vec<FaultReport> {
+        let reports = self.reports[self.sent..].to_vec();
+        self.sent = self.reports.len();
+        reports
+    }
+
+    /// A report is committed.
+    pub fn on_ack(&mut self, ack: &FaultAck) {
+        if let Some(i) = self.reports.iter().position(|r| r.fault_id == ack.fault_id && r.state == ack.state) {
+            self.reports.remove(i);
+            self.sent = self.sent.saturating_sub(usize::from(i < self.sent));
+        }
+    }
+}

@@ -1,0 +1,153 @@
+use super::*;
+use redb::backends::InMemoryBackend;
+
+const SECOND: i64 = 1_000_000;
+
+fn open_at(now_us: i64) -> Session {
+    let db = redb::Database::builder().create_with_backend(InMemoryBackend::new()).expect("in memory");
+    let config = Config {
+        prober: "p".to_owned(),
+        new_spool_id: "s1".to_owned(),
+        spool_bytes_max: 1 << 20,
+        flush_us: 10_000_000,
+        unsteady_flush_us: 200_000,
+    };
+    Session::open(db, config, now_us).expect("opens")
+}
+
+fn assignment(id: u64, from_s: i64) -> AssignmentSpec {
+    AssignmentSpec { id, check: "default/c".to_owned(), interval_us: 1_000_000, from_us: from_s * SECOND, next_n: from_s as u64, ..AssignmentSpec::default() }
+}
+
+fn desired(assignments: Vec<AssignmentSpec>) -> DesiredSet {
+    DesiredSet { revision: 1, fence: 1, assignments, lease_us: 15_000_000, ..DesiredSet::default() }
+}
+
+fn run(session: &mut Session, from_s: i64, to_s: i64, reason: Reason) {
+    for s in from_s..to_s {
+        for start in session.due(s * SECOND) {
+            let done = RunDone { reason, started_at_us: start.due_us, duration_us: 500, ..RunDone::default() };
+            session.on_run_done(start.assignment, start.n, done, s * SECOND);
+        }
+    }
+}
+
+fn outcomes(rows: &[ReportRow]) -> Vec<(u64, u32, Reason)> {
+    let mut found = Vec::new();
+    for row in rows {
+        let mut n = row.first_n;
+        for o in &row.outcomes {
+            found.push((n, o.count, o.reason()));
+            n += u64::from(o.count);
+        }
+    }
+    found
+}
+
+#[test]
+fn steady_runs_make_one_row_and_bad_ones_are_sent_soon() {
+    let mut session = open_at(100 * SECOND);
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    run(&mut session, 101, 110, Reason::Good);
+    // The first runs of a pair are unsteady; they go out after 200 ms.
+    session.close_rows(111 * SECOND).expect("stored");
+    assert_eq!(outcomes(&session.rows_to_send()), [(101, 9, Reason::Good)]);
+    run(&mut session, 110, 115, Reason::Good);
+    assert_eq!(session.close_rows(115 * SECOND).expect("stored"), 0, "steady: waits for 10 s");
+    run(&mut session, 115, 116, Reason::ConnectRefused);
+    assert_eq!(session.close_rows(115 * SECOND + 200_000).expect("stored"), 1);
+    assert_eq!(outcomes(&session.rows_to_send()), [(110, 5, Reason::Good), (115, 1, Reason::ConnectRefused)]);
+    session.on_ack(&RowsAck { spool_id: "s1".to_owned(), sequence: 2 }).expect("stored");
+    assert_eq!(session.spooled().0, 0);
+}
+
+#[test]
+fn an_unfinished_slot_holds_later_ones_back() {
+    let mut session = open_at(100 * SECOND);
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    let first = session.due(101 * SECOND);
+    let second = session.due(102 * SECOND);
+    session.on_run_done(1, second[0].n, RunDone::default(), 102 * SECOND);
+    session.close_rows(200 * SECOND).expect("stored");
+    assert!(session.rows_to_send().is_empty());
+    session.on_run_done(1, first[0].n, RunDone { reason: Reason::ConnectTimeout, ..RunDone::default() }, 103 * SECOND);
+    session.close_rows(200 * SECOND).expect("stored");
+    assert_eq!(outcomes(&session.rows_to_send()), [(101, 1, Reason::ConnectTimeout), (102, 1, Reason::Good)]);
+}
+
+#[test]
+fn a_pause_is_missed_and_never_a_burst() {
+    let mut session = open_at(100 * SECOND);
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    run(&mut session, 101, 103, Reason::Good);
+    let starts = session.due(160 * SECOND);
+    assert!(starts.len() <= 2, "{starts:?}");
+    for start in starts {
+        session.on_run_done(1, start.n, RunDone::default(), 160 * SECOND);
+    }
+    session.close_everything(160 * SECOND).expect("stored");
+    let all = outcomes(&session.rows_to_send());
+    assert_eq!(all[1], (103, 56, Reason::Overloaded), "{all:?}");
+}
+
+#[test]
+fn a_restart_goes_on_where_rows_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("p.redb");
+    let config = |id: &str| Config { prober: "p".to_owned(), new_spool_id: id.to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1 };
+    let mut session = Session::open(redb::Database::create(&path).expect("creates"), config("s1"), 100 * SECOND).expect("opens");
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    run(&mut session, 101, 104, Reason::Good);
+    session.close_rows(104 * SECOND).expect("stored");
+    run(&mut session, 104, 106, Reason::Good); // never in a row: lost with the process
+    drop(session);
+    let mut session = Session::open(redb::Database::create(&path).expect("opens"), config("s2"), 120 * SECOND).expect("opens");
+    assert_eq!(session.spool_id(), "s1", "the id lives with the disk");
+    run(&mut session, 120, 122, Reason::Good);
+    session.close_everything(122 * SECOND).expect("stored");
+    let all = outcomes(&session.rows_to_send());
+    assert_eq!(all, [(101, 3, Reason::Good), (104, 16, Reason::ProberOff), (120, 2, Reason::Good)]);
+}
+
+#[test]
+fn what_the_spool_cannot_hold_is_dropped_with_its_size() {
+    let mut session = open_at(100 * SECOND);
+    session.config.spool_bytes_max = 2_000;
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    for s in 101..201 {
+        run(&mut session, s, s + 1, Reason::ConnectRefused);
+        session.close_everything((s + 1) * SECOND).expect("stored");
+    }
+    let rows = session.rows_to_send();
+    assert_eq!(rows.iter().map(|r| row::slots(r)).sum::<u64>(), 100, "every slot is there");
+    assert_eq!(rows.iter().map(|r| r.sequence).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+    let dropped = outcomes(&rows).iter().filter(|(.., r)| *r == Reason::SpoolDropped).count() as u64;
+    assert!(dropped > 0 && dropped == session.spooled().2);
+}
+
+#[test]
+fn faults_obey_fence_end_and_halt() {
+    let wish = |id: &str, wanted| FaultWish {
+        fault_id: id.to_owned(),
+        fence: 5,
+        spec: Some(FaultSpec::default()),
+        not_after_us: 200 * SECOND,
+        wanted,
+        game_day: String::new(),
+    };
+    let set = |fence, faults, halted| DesiredSet { fence, faults, halted, lease_us: 15_000_000, ..DesiredSet::default() };
+    let mut session = open_at(100 * SECOND);
+    let now = 100 * SECOND;
+    session.on_desired(set(5, vec![wish("f", true)], false), now).expect("stored");
+    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::Start { .. }]));
+    session.on_desired(set(4, vec![], false), now).expect("stored");
+    assert!(session.faults.take_actions().is_empty(), "an older fence is not obeyed");
+    session.on_desired(set(5, vec![wish("f", true)], true), now).expect("stored");
+    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::End { .. }]), "a halt ends it");
+    session.faults.on_event("f", FaultState::Undone, String::new(), UndoClass::FdLifetime, now);
+    session.on_desired(set(6, vec![wish("f", true)], false), now).expect("stored");
+    assert!(session.faults.take_actions().is_empty(), "an ended id never starts again");
+    let late = 300 * SECOND;
+    session.on_desired(set(6, vec![wish("g", true)], false), late).expect("stored");
+    assert!(session.faults.take_actions().is_empty(), "never past notAfter");
+}
