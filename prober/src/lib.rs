@@ -1,1 +1,17 @@
+//! The prober: it runs probes on their slots, reports what they found, and holds faults where its owner allows them.
 
+pub mod config;
+mod driver;
+mod faults;
+mod health;
+pub mod kinds;
+pub mod oneshot;
+pub mod policy;
+mod resolve;
+mod secret;
+mod stream;
+mod trace;
+
+pub use config::ProberConfig;
+pub use driver::{Error, run};
+pub use kinds::{ProbeContext, RunInfo, RunResult};

@@ -1,0 +1,155 @@
+//! A prober's configuration: `prober.yaml`, or made by `up`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use probity_chaos::ProxyConfig;
+use probity_otel::Otel;
+use probity_proto::units;
+use probity_rpc::tls::{TlsFiles, is_loopback};
+use serde::Deserialize;
+
+use crate::policy::AddressPolicy;
+
+/// Everything a prober needs to know.
+#[derive(Debug, Clone)]
+pub struct ProberConfig {
+    /// Unique in the fleet; with TLS the name in its certificate.
+    pub name: String,
+    /// gRPC addresses of coordinators.
+    pub coordinators: Vec<String>,
+    /// For placement: zone, region, role...
+    pub labels: BTreeMap<String, String>,
+    /// Spool, assignments, fault journal.
+    pub data_dir: PathBuf,
+    /// Where /metrics and /healthz are served.
+    pub http: Option<SocketAddr>,
+    /// Mutual TLS; without it plain text, on loopback only.
+    pub tls: Option<TlsFiles>,
+    /// Where secrets are.
+    pub secrets_dir: Option<PathBuf>,
+    /// Bytes of the spool.
+    pub spool_bytes_max: u64,
+    /// Kinds of fault that the host's owner allows.
+    pub faults_allow: Vec<String>,
+    /// Fault proxies to run.
+    pub proxies: Vec<ProxyConfig>,
+    /// Where probes may go.
+    pub address_policy: AddressPolicy,
+    /// Where spans and metrics go.
+    pub otel: Otel,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    name: Option<String>,
+    coordinators: Vec<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    data_dir: PathBuf,
+    listen: Option<Listen>,
+    tls: Option<Tls>,
+    secrets_dir: Option<PathBuf>,
+    #[serde(default)]
+    spool: Spool,
+    #[serde(default)]
+    faults: Faults,
+    #[serde(default)]
+    proxies: Vec<Proxy>,
+    #[serde(default)]
+    allow_loopback: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    http: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    dir: PathBuf,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Spool {
+    max_bytes: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Faults {
+    #[serde(default)]
+    allow: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Proxy {
+    name: String,
+    listen: SocketAddr,
+    upstream: String,
+}
+
+impl ProberConfig {
+    /// Reads a file; the error is one or more lines for a person, each with its place where it has one.
+    pub fn load(path: &Path) -> Result<ProberConfig, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let file: File = serde_saphyr::from_str(&text).map_err(|e| {
+            let place = e.location().map(|l| format!("{}:{}", l.line(), l.column())).unwrap_or_else(|| "1:1".to_owned());
+            format!("{}:{place}: {}", path.display(), e.without_snippet())
+        })?;
+        let config = file.into_config().map_err(|m| format!("{}: {m}", path.display()))?;
+        let problems = config.problems();
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        let lines: Vec<String> = problems.into_iter().map(|p| format!("{}: {p}", path.display())).collect();
+        Err(lines.join("\n"))
+    }
+
+    /// What is wrong with it beyond its form.
+    fn problems(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.name.is_empty() {
+            found.push("name is empty".to_owned());
+        }
+        if self.coordinators.is_empty() {
+            found.push("coordinators is empty (want at least one host:port)".to_owned());
+        }
+        for address in &self.coordinators {
+            if self.tls.is_none() && !is_loopback(address) {
+                found.push(format!("coordinators: {address:?} is not on this host, and tls is not set (plain text is allowed on loopback only)"));
+            }
+        }
+        found
+    }
+}
+
+impl File {
+    fn into_config(self) -> Result<ProberConfig, String> {
+        let spool_bytes_max = match &self.spool.max_bytes {
+            Some(text) => units::parse_bytes(text).map_err(|m| format!("spool.maxBytes: {m}"))?,
+            None => 256 << 20,
+        };
+        let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
+        Ok(ProberConfig {
+            name: self.name.unwrap_or_else(host),
+            coordinators: self.coordinators,
+            labels: self.labels,
+            data_dir: self.data_dir,
+            http: self.listen.map(|l| l.http),
+            tls: self.tls.map(|t| TlsFiles::new(t.dir)),
+            secrets_dir: self.secrets_dir,
+            spool_bytes_max,
+            faults_allow: self.faults.allow,
+            proxies: self.proxies.into_iter().map(|p| ProxyConfig { name: p.name, listen: p.listen, upstream: p.upstream }).collect(),
+            address_policy: if self.allow_loopback { AddressPolicy::Anywhere } else { AddressPolicy::Remote },
+            otel: Otel::default(),
+        })
+    }
+}

@@ -1,0 +1,364 @@
+//! The prober's one owner task: it drives the session with time, runs, the coordinator's messages and the engine's events.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use probity_chaos::{Engine, EngineConfig, EngineError, FaultEvent};
+use probity_proto::v1::coordinator_message::Message as FromCoordinator;
+use probity_proto::v1::prober_message::Message as ToCoordinator;
+use probity_proto::v1::*;
+use probity_session::{Clock, Config, RunDone, Session, SlotStart, StoreError};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::ProberConfig;
+use crate::faults;
+use crate::kinds::{self, ContextConfig, ProbeContext, RunInfo};
+use crate::stream::{self, StreamEvent};
+
+/// Runs at once; a slot that finds no room is missed(overloaded), never late.
+const RUNS_MAX: usize = 4_096;
+/// Stream events that wait for the driver.
+const EVENTS: usize = 256;
+/// How often the leader hears of us, until its welcome says otherwise.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// The longest sleep: due slots of a desired set that arrives meanwhile wake it anyway.
+const SLEEP_MAX: Duration = Duration::from_millis(500);
+
+/// The prober cannot start, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data directory cannot be made or read.
+    #[error("cannot use the data directory {}", dir.display())]
+    DataDir {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("the data directory {} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// The store is no store of ours, or damaged.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: redb::DatabaseError,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The fault engine cannot start.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The HTTP address is taken.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: std::net::SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A run that has ended: (assignment, slot, what it found).
+type Done = (u64, u64, RunDone);
+
+struct Driver {
+    config: ProberConfig,
+    session: Session,
+    clock: Clock,
+    start: Instant,
+    start_wall_us: u64,
+    context: Arc<ProbeContext>,
+    engine: Engine,
+    outgoing: Option<mpsc::Sender<ProberMessage>>,
+    /// The coordinator has said welcome: rows may go out.
+    welcomed: bool,
+    heartbeat: Duration,
+    runs: Arc<Semaphore>,
+    done: mpsc::Sender<Done>,
+    tasks: TaskTracker,
+}
+
+/// Runs a prober until `stop`; what it owes is on its disk when this returns.
+pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Error> {
+    let db = open(&config.data_dir)?;
+    let engine_config = EngineConfig {
+        journal_dir: config.data_dir.clone(),
+        proxies: config.proxies.clone(),
+        allow: config.faults_allow.clone(),
+    };
+    let (engine, mut fault_events) = Engine::open(engine_config).await?;
+    let start_wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
+    let session_config = Config {
+        prober: config.name.clone(),
+        new_spool_id: format!("{:032x}", rand::random::<u128>()),
+        spool_bytes_max: config.spool_bytes_max,
+        flush_us: 10_000_000,
+        unsteady_flush_us: 200_000,
+    };
+    let session = Session::open(db, session_config, start_wall_us as i64)?;
+    let context = ContextConfig { address_policy: config.address_policy, secrets_dir: config.secrets_dir.clone(), otel: config.otel.clone() };
+    let (events_tx, mut events) = mpsc::channel(EVENTS);
+    let (done_tx, mut done) = mpsc::channel(RUNS_MAX);
+    let tasks = TaskTracker::new();
+    tasks.spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events_tx, stop.clone()));
+    let health = crate::health::Health::default();
+    if let Some(address) = config.http {
+        let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+        tasks.spawn(crate::health::serve(listener, health.clone(), stop.clone()));
+    }
+    let mut driver = Driver {
+        config,
+        session,
+        clock: Clock::new(0),
+        start: Instant::now(),
+        start_wall_us,
+        context: Arc::new(ProbeContext::new(context)),
+        engine,
+        outgoing: None,
+        welcomed: false,
+        heartbeat: HEARTBEAT,
+        runs: Arc::new(Semaphore::new(RUNS_MAX)),
+        done: done_tx,
+        tasks,
+    };
+    let mut next_heartbeat = tokio::time::Instant::now();
+    loop {
+        driver.turn().await?;
+        health.set(&driver.config.name, driver.session.spooled(), driver.session.assignments(), driver.outgoing.is_some());
+        let sleep = driver.sleep().min(next_heartbeat.saturating_duration_since(tokio::time::Instant::now()));
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep(sleep) => {}
+            Some(event) = events.recv() => driver.on_stream(event)?,
+            Some(event) = fault_events.recv() => driver.on_fault(event)?,
+            Some((assignment, n, run)) = done.recv() => {
+                health.count(run.reason);
+                let now = driver.now();
+                driver.session.on_run_done(assignment, n, run, now);
+            }
+        }
+        if tokio::time::Instant::now() >= next_heartbeat {
+            driver.send_heartbeat();
+            next_heartbeat = tokio::time::Instant::now() + driver.heartbeat;
+        }
+    }
+    driver.finish(done).await
+}
+
+/// The prober's store; one process at a time.
+fn open(dir: &PathBuf) -> Result<redb::Database, Error> {
+    std::fs::create_dir_all(dir).map_err(|source| Error::DataDir { dir: dir.clone(), source })?;
+    let path = dir.join("prober.redb");
+    // redb may panic on a file that is none of its own: the error must still be one line.
+    let opened = std::panic::catch_unwind(|| redb::Database::create(&path));
+    match opened {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => Err(Error::InUse(dir.clone())),
+        Ok(Err(source)) => Err(Error::Open { path, source }),
+        Err(_) => Err(StoreError::Damaged(format!("{} is no store of probity", path.display())).into()),
+    }
+}
+
+impl Driver {
+    fn mono_us(&self) -> u64 {
+        self.start_wall_us + self.start.elapsed().as_micros() as u64
+    }
+
+    /// Cluster time.
+    fn now(&self) -> i64 {
+        self.clock.cluster_us(self.mono_us())
+    }
+
+    fn sleep(&self) -> Duration {
+        let wait = self.session.next_wakeup().map_or(i64::MAX, |at| at - self.now());
+        Duration::from_micros(wait.max(0) as u64).min(SLEEP_MAX)
+    }
+
+    /// Everything that is due now.
+    async fn turn(&mut self) -> Result<(), Error> {
+        let now = self.now();
+        for slot in self.session.due(now) {
+            self.start_run(slot, now);
+        }
+        self.session.close_rows(now)?;
+        self.session.save_faults()?;
+        faults::tell(&self.engine, self.session.faults.take_actions()).await;
+        self.send();
+        Ok(())
+    }
+
+    fn start_run(&mut self, slot: SlotStart, now: i64) {
+        let Ok(permit) = self.runs.clone().try_acquire_owned() else {
+            let run = RunDone { reason: Reason::Overloaded, ..RunDone::default() };
+            self.session.on_run_done(slot.assignment, slot.n, run, now);
+            return;
+        };
+        let info = RunInfo {
+            check: slot.spec.check.clone(),
+            prober: self.config.name.clone(),
+            n: slot.n,
+            game_day_trace: slot.spec.game_day_trace.clone(),
+            trace_ppm: slot.spec.trace_ppm,
+            started_at_us: now,
+        };
+        let (context, done) = (self.context.clone(), self.done.clone());
+        self.tasks.spawn(async move {
+            let default = CheckSpec::default();
+            let result = kinds::run(&context, slot.spec.spec.as_ref().unwrap_or(&default), &info).await;
+            let run = RunDone {
+                reason: result.reason,
+                started_at_us: info.started_at_us,
+                duration_us: result.duration.as_micros() as u64,
+                phases: result.phases,
+                message: result.message,
+                trace_id: result.trace_id,
+                peer: result.peer,
+            };
+            // The channel holds every run that may be under way.
+            let _ = done.send((slot.assignment, slot.n, run)).await;
+            drop(permit);
+        });
+    }
+
+    /// Sends as much as the stream takes; the rest stays where it is.
+    fn send(&mut self) {
+        let Some(outgoing) = self.outgoing.clone().filter(|_| self.welcomed) else { return };
+        while let Ok(permit) = outgoing.try_reserve() {
+            let reports = self.session.faults.reports_to_send();
+            if let Some((last, rest)) = reports.split_last() {
+                for report in rest {
+                    let _ = outgoing.try_send(ProberMessage { message: Some(ToCoordinator::Fault(report.clone())) });
+                }
+                permit.send(ProberMessage { message: Some(ToCoordinator::Fault(last.clone())) });
+                continue;
+            }
+            let rows = self.session.rows_to_send();
+            if rows.is_empty() {
+                return;
+            }
+            permit.send(ProberMessage { message: Some(ToCoordinator::Rows(ReportRows { rows })) });
+        }
+    }
+
+    fn send_heartbeat(&mut self) {
+        let Some(outgoing) = &self.outgoing else { return };
+        let (spooled_rows, spooled_bytes, dropped_slots) = self.session.spooled();
+        let heartbeat = Heartbeat {
+            sent_us: self.mono_us(),
+            desired_revision: self.session.revision(),
+            spooled_rows,
+            spooled_bytes,
+            dropped_slots,
+            sick: false,
+        };
+        let _ = outgoing.try_send(ProberMessage { message: Some(ToCoordinator::Heartbeat(heartbeat)) });
+    }
+
+    fn hello(&self) -> ProberHello {
+        let ping = &self.context.ping_hint;
+        let mut capabilities = self.engine.capabilities();
+        capabilities.extend(["http", "tcp", "dns"].map(|kind| Capability { name: format!("probe/{kind}"), available: true, ..Capability::default() }));
+        capabilities.push(Capability { name: "probe/icmp".to_owned(), available: ping.is_empty(), detail: ping.clone(), undo: 0 });
+        ProberHello {
+            name: self.config.name.clone(),
+            labels: self.config.labels.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            spool_id: self.session.spool_id().to_owned(),
+            desired_revision: self.session.revision(),
+            capabilities,
+            proxies: self.engine.proxies(),
+        }
+    }
+
+    fn on_stream(&mut self, event: StreamEvent) -> Result<(), Error> {
+        match event {
+            StreamEvent::Connected(outgoing) => {
+                let hello = ProberMessage { message: Some(ToCoordinator::Hello(self.hello())) };
+                let _ = outgoing.try_send(hello);
+                self.outgoing = Some(outgoing);
+                self.welcomed = false;
+                self.session.on_connected();
+            }
+            StreamEvent::Disconnected(why) => {
+                if self.welcomed {
+                    tracing::warn!(prober = self.config.name, why, "lost the coordinator; probing goes on");
+                }
+                self.outgoing = None;
+                self.welcomed = false;
+            }
+            StreamEvent::Message(message) => {
+                if let Some(message) = message.message {
+                    self.on_message(message)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: FromCoordinator) -> Result<(), Error> {
+        match message {
+            FromCoordinator::Welcome(welcome) => {
+                tracing::info!(prober = self.config.name, member = welcome.member, "connected");
+                self.welcomed = true;
+                self.session.set_flush(welcome.flush_us, welcome.unsteady_flush_us);
+                self.heartbeat = Duration::from_micros(welcome.heartbeat_us.clamp(100_000, 60_000_000));
+                self.send_heartbeat();
+            }
+            FromCoordinator::Desired(set) => {
+                let now = self.now();
+                self.session.on_desired(set, now)?;
+            }
+            FromCoordinator::Ack(ack) => self.session.on_ack(&ack)?,
+            FromCoordinator::Heartbeat(reply) => {
+                let received = self.mono_us();
+                self.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
+                self.session.faults.set_clock_error(self.clock.error_us());
+                self.session.faults.on_heartbeat(&reply);
+            }
+            FromCoordinator::FaultAck(ack) => self.session.faults.on_ack(&ack),
+            FromCoordinator::NotLeader(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_fault(&mut self, event: FaultEvent) -> Result<(), Error> {
+        let now = self.now();
+        tracing::info!(prober = self.config.name, fault = event.fault_id, state = ?event.state, detail = event.detail, "fault");
+        self.session.faults.on_event(&event.fault_id, event.state, event.detail, event.undo, now);
+        Ok(self.session.save_faults()?)
+    }
+
+    /// An orderly end: faults undone, runs awaited, rows on the disk.
+    async fn finish(self, mut done: mpsc::Receiver<Done>) -> Result<(), Error> {
+        let Driver { mut session, clock, start, start_wall_us, engine, tasks, done: sender, context, .. } = self;
+        engine.shutdown().await;
+        drop(sender);
+        tasks.close();
+        let now = || clock.cluster_us(start_wall_us + start.elapsed().as_micros() as u64);
+        // Runs end by their own time-outs; an orderly stop waits a little for them, no longer.
+        let patience = tokio::time::sleep(Duration::from_secs(1));
+        tokio::pin!(patience);
+        loop {
+            tokio::select! {
+                () = &mut patience => break,
+                run = done.recv() => match run {
+                    Some((assignment, n, run)) => session.on_run_done(assignment, n, run, now()),
+                    None => break,
+                },
+            }
+        }
+        session.close_everything(now())?;
+        context.otel.shutdown().await;
+        Ok(())
+    }
+}

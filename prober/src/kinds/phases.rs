@@ -1,0 +1,58 @@
+//! Phases of a run: one after the other without a gap, so that they add up to it. One that was not reached is not there.
+
+use std::time::{Duration, Instant};
+
+use probity_proto::v1::{Phase, Reason};
+
+/// The clock of one attempt.
+#[derive(Debug)]
+pub(crate) struct Phases {
+    start: Instant,
+    current: Option<(&'static str, Instant)>,
+    done: Vec<Phase>,
+}
+
+impl Phases {
+    pub(crate) fn start() -> Phases {
+        Phases { start: Instant::now(), current: None, done: Vec::new() }
+    }
+
+    /// Ends the phase in hand and begins the next.
+    pub(crate) fn next(&mut self, name: &'static str) {
+        let now = Instant::now();
+        // The first one begins with the run.
+        let from = if self.close(now) { now } else { self.start };
+        self.current = Some((name, from));
+    }
+
+    fn close(&mut self, now: Instant) -> bool {
+        let Some((name, from)) = self.current.take() else { return false };
+        let at = |t: Instant| t.duration_since(self.start).as_micros() as u64;
+        let start_us = at(from);
+        self.done.push(Phase { name: name.to_owned(), start_us, duration_us: at(now) - start_us });
+        true
+    }
+
+    /// The reason of a time-out now, and the phase it fell into.
+    pub(crate) fn timeout(&self) -> (Reason, &'static str) {
+        let name = self.current.map_or("start", |(name, _)| name);
+        let reason = match name {
+            "resolve" => Reason::DnsTimeout,
+            "connect" => Reason::ConnectTimeout,
+            "tls" => Reason::TlsTimeout,
+            "request" => Reason::RequestTimeout,
+            "transfer" => Reason::TransferTimeout,
+            "rtt" => Reason::IcmpNoReply,
+            _ => Reason::ResponseTimeout,
+        };
+        (reason, name)
+    }
+
+    /// How long it took, and its phases.
+    pub(crate) fn finish(&mut self) -> (Duration, Vec<Phase>) {
+        self.close(Instant::now());
+        let phases = std::mem::take(&mut self.done);
+        let us = phases.last().map_or(0, |p| p.start_us + p.duration_us);
+        (Duration::from_micros(us), phases)
+    }
+}

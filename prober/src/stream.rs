@@ -1,0 +1,100 @@
+//! The stream to a coordinator: connect, follow the leader, connect again for ever. What goes over it the driver decides.
+
+use std::time::Duration;
+
+use probity_proto::v1::{CoordinatorMessage, ProberMessage, coordinator_message};
+use probity_rpc::MESSAGE_BYTES_MAX;
+use probity_rpc::client::channel;
+use probity_rpc::tls::TlsFiles;
+use probity_rpc::v1::fleet_client::FleetClient;
+use rand::Rng;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// Messages on their way out; the driver keeps what does not fit.
+const OUTGOING: usize = 64;
+
+/// What the driver learns of the stream.
+#[derive(Debug)]
+pub(crate) enum StreamEvent {
+    /// A coordinator took the stream: this goes to it.
+    Connected(mpsc::Sender<ProberMessage>),
+    /// It said something.
+    Message(Box<CoordinatorMessage>),
+    /// It is gone; why, for the log.
+    Disconnected(String),
+}
+
+/// Keeps a stream up until `stop`.
+pub(crate) async fn keep(addresses: Vec<String>, tls: Option<TlsFiles>, events: mpsc::Sender<StreamEvent>, stop: CancellationToken) {
+    let mut turn = 0;
+    let mut hint: Option<String> = None;
+    let mut failures = 0u32;
+    loop {
+        let address = hint.take().unwrap_or_else(|| {
+            turn += 1;
+            addresses[(turn - 1) % addresses.len()].clone()
+        });
+        let end = tokio::select! {
+            () = stop.cancelled() => return,
+            end = once(&address, tls.as_ref(), &events) => end,
+        };
+        match end {
+            End::NotLeader(leader) => hint = leader,
+            End::Gone(why, served) => {
+                failures = if served { 0 } else { failures.saturating_add(1) };
+                if events.send(StreamEvent::Disconnected(format!("{address}: {why}"))).await.is_err() {
+                    return;
+                }
+            }
+        }
+        // A short pause even after a hint: during an election everybody points at somebody else.
+        let most = Duration::from_millis(100) * 2u32.pow(failures.min(4));
+        let pause = most.mul_f64(rand::rng().random_range(0.5..1.0));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+enum End {
+    NotLeader(Option<String>),
+    /// Why, and whether it had worked.
+    Gone(String, bool),
+}
+
+async fn once(address: &str, tls: Option<&TlsFiles>, events: &mpsc::Sender<StreamEvent>) -> End {
+    let channel = match channel(address, tls) {
+        Ok(channel) => channel,
+        Err(e) => return End::Gone(e.to_string(), false),
+    };
+    let mut client = FleetClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let (tx, rx) = mpsc::channel(OUTGOING);
+    // The hello must be in the stream before the coordinator answers its head.
+    if events.send(StreamEvent::Connected(tx)).await.is_err() {
+        return End::Gone("the prober stops".to_owned(), false);
+    }
+    let mut incoming = match client.session(ReceiverStream::new(rx)).await {
+        Ok(response) => response.into_inner(),
+        Err(status) => return End::Gone(status.message().to_owned(), false),
+    };
+    let mut served = false;
+    loop {
+        match incoming.message().await {
+            Ok(Some(CoordinatorMessage { message: Some(coordinator_message::Message::NotLeader(not)) })) => {
+                let _ = events.send(StreamEvent::Disconnected(String::new())).await;
+                return End::NotLeader(Some(not.leader_address).filter(|a| !a.is_empty()));
+            }
+            Ok(Some(message)) => {
+                served = true;
+                if events.send(StreamEvent::Message(Box::new(message))).await.is_err() {
+                    return End::Gone("the prober stops".to_owned(), served);
+                }
+            }
+            Ok(None) => return End::Gone("the coordinator ended the stream".to_owned(), served),
+            Err(status) => return End::Gone(status.message().to_owned(), served),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! A run as a trace: a root span, a child for each phase. Every bad run is exported, and a share of the good.
+
+use std::borrow::Cow;
+
+use opentelemetry::KeyValue;
+use probity_otel::Span;
+use probity_proto::check::CheckName;
+use probity_proto::lower;
+use probity_proto::reason::Class;
+use probity_proto::v1::check_kind::Kind;
+use probity_proto::v1::{CheckKind, CheckSpec};
+
+use crate::kinds::{ProbeContext, RunInfo, RunResult};
+
+pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, result: &RunResult, root_id: &str, share_sampled: bool) {
+    let otel = &context.otel;
+    if !otel.enabled() {
+        return;
+    }
+    let default = CheckKind::default();
+    let kind = spec.kind.as_ref().unwrap_or(&default);
+    let (kind_word, target) = lower::describe(kind);
+    let class = result.reason.class();
+    let outcome = match class {
+        Class::Good => "good",
+        Class::Bad => "bad",
+        Class::Missed => "missed",
+    };
+    let counted = [
+        KeyValue::new("probity.check", info.check.clone()),
+        KeyValue::new("probity.prober", info.prober.clone()),
+        KeyValue::new("probity.kind", kind_word),
+        KeyValue::new("probity.outcome", outcome),
+        KeyValue::new("error.type", result.reason.label()),
+    ];
+    let duration = (class != Class::Missed).then(|| result.duration.as_secs_f64());
+    otel.count_run(&counted, duration);
+    if class == Class::Missed || class == Class::Good && !share_sampled {
+        return;
+    }
+    let at = |us: u64| info.started_at_us + us as i64;
+    let mut attributes = vec![
+        KeyValue::new("probity.check", info.check.clone()),
+        KeyValue::new("probity.prober", info.prober.clone()),
+        KeyValue::new("probity.slot", info.n as i64),
+        KeyValue::new("probity.outcome", outcome),
+        KeyValue::new("probity.attempts", i64::from(result.attempts)),
+        // The mark of synthetic traffic in the semantic conventions.
+        KeyValue::new("user_agent.synthetic.type", "test"),
+        KeyValue::new("probity.target", target),
+    ];
+    if let Some(name) = CheckName::parse(&info.check) {
+        attributes.push(KeyValue::new("probity.namespace", name.namespace.to_owned()));
+    }
+    attributes.extend(kind_attributes(kind));
+    if let Some((address, port)) = result.peer.rsplit_once(':').filter(|_| kind_word != "icmp") {
+        attributes.push(KeyValue::new("network.peer.address", address.trim_matches(['[', ']']).to_owned()));
+        attributes.extend(port.parse::<i64>().ok().map(|p| KeyValue::new("network.peer.port", p)));
+    } else if !result.peer.is_empty() {
+        attributes.push(KeyValue::new("network.peer.address", result.peer.clone()));
+    }
+    for (name, value) in &result.facts {
+        attributes.push(match value.parse::<i64>() {
+            Ok(number) => KeyValue::new(*name, number),
+            Err(_) => KeyValue::new(*name, value.clone()),
+        });
+    }
+    if class == Class::Bad {
+        attributes.push(KeyValue::new("error.type", result.reason.label()));
+    }
+    for phase in &result.phases {
+        otel.export(Span {
+            trace_id: result.trace_id.clone(),
+            span_id: probity_otel::new_span_id(),
+            parent_id: root_id.to_owned(),
+            name: Cow::Owned(phase.name.clone()),
+            client: false,
+            start_us: at(phase.start_us),
+            end_us: at(phase.start_us + phase.duration_us),
+            attributes: Vec::new(),
+            links: Vec::new(),
+            error: None,
+        });
+    }
+    otel.export(Span {
+        trace_id: result.trace_id.clone(),
+        span_id: root_id.to_owned(),
+        parent_id: String::new(),
+        name: Cow::Owned(format!("probe {kind_word}")),
+        client: true,
+        start_us: info.started_at_us,
+        end_us: at(result.duration.as_micros() as u64),
+        attributes,
+        links: if info.game_day_trace.is_empty() { Vec::new() } else { vec![info.game_day_trace.clone()] },
+        error: (class == Class::Bad).then(|| result.message.clone()),
+    });
+}
+
+/// By the semantic conventions, where there are some for the kind.
+fn kind_attributes(kind: &CheckKind) -> Vec<KeyValue> {
+    match &kind.kind {
+        Some(Kind::Http(http)) => {
+            let mut found = vec![KeyValue::new("http.request.method", http.method.clone()), KeyValue::new("url.full", http.url.clone())];
+            if let Some(host) = http.url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::to_owned)) {
+                found.push(KeyValue::new("server.address", host));
+            }
+            found
+        }
+        Some(Kind::Tcp(tcp)) => vec![KeyValue::new("network.transport", "tcp"), KeyValue::new("server.address", tcp.address.clone())],
+        Some(Kind::Dns(dns)) => vec![KeyValue::new("dns.question.name", dns.name.clone()), KeyValue::new("dns.question.type", dns.record_type.clone())],
+        Some(Kind::Icmp(icmp)) => vec![KeyValue::new("server.address", icmp.host.clone())],
+        None => Vec::new(),
+    }
+}

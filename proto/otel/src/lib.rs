@@ -1,0 +1,194 @@
+//! Spans and metrics to OpenTelemetry, for coordinators and probers alike.
+//!
+//! Spans are handed over finished, with the times that were measured: a run is over before anybody knows whether it is sampled.
+//! Off unless `OTEL_EXPORTER_OTLP_ENDPOINT` (or `..._TRACES_ENDPOINT`) is set; `OTEL_EXPORTER_OTLP_PROTOCOL` is `grpc` (default) or
+//! `http/protobuf`. A collector that is down costs nothing but the spans: the queue is bounded.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
+use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry_otlp::{MetricExporter, SpanExporter};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream};
+use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
+
+/// How long the last flush may take.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// An attribute of a span.
+pub type Attribute = KeyValue;
+
+/// The exporters cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot export to OpenTelemetry (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_PROTOCOL say where and how)")]
+pub struct OtelError(#[source] Box<dyn std::error::Error + Send + Sync>);
+
+/// A finished span.
+#[derive(Debug, Clone)]
+pub struct Span {
+    /// 32 hexadecimal digits.
+    pub trace_id: String,
+    /// 16 hexadecimal digits.
+    pub span_id: String,
+    /// 16 hexadecimal digits; empty for the root.
+    pub parent_id: String,
+    /// What was done.
+    pub name: Cow<'static, str>,
+    /// Whether it called somebody.
+    pub client: bool,
+    /// Unix time.
+    pub start_us: i64,
+    /// Unix time.
+    pub end_us: i64,
+    /// Attributes, by the semantic conventions where there are some.
+    pub attributes: Vec<KeyValue>,
+    /// Trace ids that this span belongs with.
+    pub links: Vec<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// A random trace id.
+pub fn new_trace_id() -> String {
+    format!("{:032x}", rand::random::<u128>().max(1))
+}
+
+/// A random span id.
+pub fn new_span_id() -> String {
+    format!("{:016x}", rand::random::<u64>().max(1))
+}
+
+/// The `traceparent` header (W3C Trace Context) of a span.
+pub fn traceparent(trace_id: &str, span_id: &str, sampled: bool) -> String {
+    format!("00-{trace_id}-{span_id}-{}", if sampled { "01" } else { "00" })
+}
+
+/// Instruments of runs.
+#[derive(Debug)]
+struct Instruments {
+    runs: Counter<u64>,
+    duration: Histogram<f64>,
+    provider: SdkMeterProvider,
+}
+
+/// Where spans and metrics go. Cheap to clone; without an endpoint everything is a no-op.
+#[derive(Debug, Clone, Default)]
+pub struct Otel {
+    inner: Option<Arc<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spans: BatchSpanProcessor,
+    metrics: Instruments,
+}
+
+fn boxed(e: impl std::error::Error + Send + Sync + 'static) -> OtelError {
+    OtelError(Box::new(e))
+}
+
+fn set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|v| !v.is_empty())
+}
+
+impl Otel {
+    /// As the environment says. `service` is `service.name` unless `OTEL_SERVICE_NAME` is set. Call it on a tokio runtime.
+    pub fn from_env(service: &str, attributes: &[(&'static str, String)]) -> Result<Otel, OtelError> {
+        if !set("OTEL_EXPORTER_OTLP_ENDPOINT") && !set("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") {
+            return Ok(Otel::default());
+        }
+        let http = std::env::var("OTEL_EXPORTER_OTLP_PROTOCOL").is_ok_and(|p| p.starts_with("http/"));
+        let mut resource = Resource::builder().with_attributes(attributes.iter().map(|(k, v)| KeyValue::new(*k, v.clone())));
+        if !set("OTEL_SERVICE_NAME") {
+            resource = resource.with_service_name(service.to_owned());
+        }
+        let resource = resource.build();
+        let (spans, metrics) = if http {
+            // The blocking client must not be made on a runtime's thread.
+            std::thread::spawn(|| {
+                let spans = SpanExporter::builder().with_http().build().map_err(boxed)?;
+                let metrics = MetricExporter::builder().with_http().build().map_err(boxed)?;
+                Ok((spans, metrics))
+            })
+            .join()
+            .unwrap_or_else(|_| Err(boxed(std::io::Error::other("the HTTP exporter could not be made"))))?
+        } else {
+            let spans = SpanExporter::builder().with_tonic().build().map_err(boxed)?;
+            (spans, MetricExporter::builder().with_tonic().build().map_err(boxed)?)
+        };
+        let mut spans = BatchSpanProcessor::builder(spans).build();
+        spans.set_resource(&resource);
+        let provider = SdkMeterProvider::builder()
+            .with_resource(resource)
+            .with_view(|instrument: &Instrument| {
+                let exponential = Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true };
+                (instrument.kind() == InstrumentKind::Histogram).then(|| Stream::builder().with_aggregation(exponential).build().ok())?
+            })
+            .with_periodic_exporter(metrics)
+            .build();
+        let meter = provider.meter("probity");
+        let metrics = Instruments {
+            runs: meter.u64_counter("probity.runs").with_description("Finished runs, by outcome and reason.").build(),
+            duration: meter.f64_histogram("probity.run.duration").with_unit("s").with_description("How long runs took.").build(),
+            provider,
+        };
+        Ok(Otel { inner: Some(Arc::new(Inner { spans, metrics })) })
+    }
+
+    /// Whether anything is exported.
+    pub fn enabled(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// Hands a span over. A full queue drops it.
+    pub fn export(&self, span: Span) {
+        let Some(inner) = &self.inner else { return };
+        let context = |trace: &str, span: &str| {
+            let trace = TraceId::from_hex(trace).unwrap_or(TraceId::INVALID);
+            let span = SpanId::from_hex(span).unwrap_or(SpanId::INVALID);
+            SpanContext::new(trace, span, TraceFlags::SAMPLED, false, TraceState::default())
+        };
+        let time = |us: i64| SystemTime::UNIX_EPOCH + Duration::from_micros(us.max(0) as u64);
+        let mut links = SpanLinks::default();
+        // A link needs a span: the first one of a game day bears the first half of its trace id.
+        links.links = span.links.iter().filter(|t| t.len() == 32).map(|t| Link::with_context(context(t, &t[..16]))).collect();
+        inner.spans.on_end(SpanData {
+            span_context: context(&span.trace_id, &span.span_id),
+            parent_span_id: SpanId::from_hex(&span.parent_id).unwrap_or(SpanId::INVALID),
+            parent_span_is_remote: false,
+            span_kind: if span.client { SpanKind::Client } else { SpanKind::Internal },
+            name: span.name,
+            start_time: time(span.start_us),
+            end_time: time(span.end_us),
+            attributes: span.attributes,
+            dropped_attributes_count: 0,
+            events: SpanEvents::default(),
+            links,
+            status: span.error.map_or(Status::Unset, Status::error),
+            instrumentation_scope: InstrumentationScope::builder("probity").with_version(env!("CARGO_PKG_VERSION")).build(),
+        });
+    }
+
+    /// Counts a finished run.
+    pub fn count_run(&self, attributes: &[KeyValue], duration_seconds: Option<f64>) {
+        let Some(inner) = &self.inner else { return };
+        inner.metrics.runs.add(1, attributes);
+        if let Some(seconds) = duration_seconds {
+            inner.metrics.duration.record(seconds, attributes);
+        }
+    }
+
+    /// Sends what is left.
+    pub async fn shutdown(&self) {
+        let Some(inner) = self.inner.clone() else { return };
+        let _ = tokio::task::spawn_blocking(move || {
+            let _ = inner.spans.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
+            let _ = inner.metrics.provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
+        })
+        .await;
+    }
+}
