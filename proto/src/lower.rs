@@ -38,6 +38,15 @@ pub fn check_spec(probe: &ProbeSpec, target: &Target) -> Result<CheckSpec, Strin
     Ok(CheckSpec { timeout_us: probe.timeout_us, retries: probe.retries, kind: Some(kind), target_labels: target.labels.clone() })
 }
 
+/// Where the check of one target runs.
+pub fn placement(placement: &Placement, target: &Target) -> Result<Placement, String> {
+    let mut placement = placement.clone();
+    for value in placement.selector.iter_mut().flat_map(|s| s.match_labels.values_mut()) {
+        *value = substitute(value, |name| lookup(target, name))?;
+    }
+    Ok(placement)
+}
+
 fn lookup(target: &Target, name: &str) -> Option<String> {
     match name {
         "target.address" => Some(target.address.clone()),

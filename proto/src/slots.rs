@@ -12,9 +12,9 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// When slot `n` is due.
+    /// When slot `n` is due; the end of time for an `n` beyond it.
     pub fn due(&self, n: u64) -> i64 {
-        (self.phase_us + n * self.interval_us) as i64
+        i64::try_from(n.saturating_mul(self.interval_us).saturating_add(self.phase_us)).unwrap_or(i64::MAX)
     }
 
     /// The first slot that is due at or after `t` (0 for times before the epoch).

@@ -4,28 +4,39 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, events, fleet, gameday, placement, requests, resources, slo};
+use crate::{account, audit, events, fleet, gameday, placement, requests, resources, rows, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
 
 /// Applies the command at `index` of the log. Never fails: a refusal is an answer like any other.
 pub fn apply(state: &mut State, index: u64, command: &Command) -> CommandResult {
-    if let Some(answered) = requests::find(state, &command.request_id) {
-        return answered;
+    // First of all, and without a trace: members that know the newer command set refuse it with the same words.
+    if let Some(refused) = too_new(state, command) {
+        return CommandResult { result: Some(command_result::Result::Refused(refused)) };
     }
     let before = state.now();
     if command.time_us > before {
         state.meta_mut().time_us = command.time_us;
     }
+    if let Some(answered) = requests::find(state, &command.request_id) {
+        follow_up(state, before);
+        return answered;
+    }
     let result = match run(state, index, command) {
         Ok(applied) => command_result::Result::Applied(applied),
         Err(refused) => command_result::Result::Refused(refused),
     };
-    follow_up(state, before);
     let result = CommandResult { result: Some(result) };
     requests::remember(state, &command.request_id, &result);
+    follow_up(state, before);
     result
+}
+
+fn too_new(state: &State, command: &Command) -> Option<Refused> {
+    let (needs, runs) = (command.version, state.meta().version);
+    let initialized = !state.meta().cluster_id.is_empty();
+    (initialized && needs > runs).then(|| refused(RefusalCode::Version, format!("needs command version {needs}, the cluster runs {runs}")))
 }
 
 fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refused> {
@@ -36,68 +47,45 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
     if !initialized && !always {
         return Err(refused(RefusalCode::NotInitialized, "the cluster is not initialised"));
     }
-    if initialized && command.version > state.meta().version {
-        let (needs, runs) = (command.version, state.meta().version);
-        return Err(refused(RefusalCode::Version, format!("needs command version {needs}, the cluster runs {runs}")));
-    }
     match op {
-        Op::InitCluster(op) => init(state, op)?,
+        Op::InitCluster(op) => init(state, command, op)?,
         Op::LeaderStarted(op) => leader_started(state, index, op),
         Op::Tick(_) => {}
         Op::ApplyResources(op) => applied.changes = resources::apply(state, command, op)?,
         Op::FleetChange(op) => fleet::change(state, op),
-        Op::AcceptRows(op) => account::accept(state, &op.rows),
-        Op::StartGameDay(op) => {
-            if let Some(halt) = &state.meta().halt {
-                return Err(refused(RefusalCode::Halted, format!("halted by {}: {} (`probity halt lift` ends it)", halt.actor, halt.reason)));
-            }
-            applied.name = gameday::start(state, index, op, &command.actor)?;
+        Op::AcceptRows(op) => rows::accept(state, &op.rows),
+        Op::StartGameDay(op) => applied.name = start_game_day(state, index, command, op)?,
+        Op::AbortGameDay(op) => {
+            gameday::abort(state, op)?;
+            audit::record(state, command, "abort", &format!("GameDay/{}", op.name), "", &op.reason);
         }
-        Op::AbortGameDay(op) => gameday::abort(state, op)?,
-        Op::FaultReports(op) => gameday::on_fault_reports(state, &op.reports),
+        Op::FaultReports(op) => gameday::on_fault_reports(state, &sane(state, &op.reports)),
         Op::SetHalt(op) => halt(state, command, &op.reason),
-        Op::LiftHalt(_) => {
-            if state.meta_mut().halt.take().is_some() {
-                state.meta_mut().desired_revision += 1;
-                crate::audit::record(state, command, "lift halt", "Halt/cluster", "", "");
-                events::record(state, "halt", "", "Halt/cluster", format!("lifted by {}", command.actor));
-            }
-        }
+        Op::LiftHalt(_) => lift_halt(state, command),
         Op::EffectsDone(op) => slo::outbox::on_effects_done(state, &op.done),
-        Op::SetClusterVersion(op) => {
-            let runs = state.meta().version;
-            if op.version < runs {
-                return Err(refused(RefusalCode::Version, format!("the cluster runs command version {runs}; it cannot go back to {}", op.version)));
-            }
-            state.meta_mut().version = op.version;
-        }
-        Op::PutMember(op) => {
-            if let Some(member) = &op.member {
-                state.members.put(member.clone());
-            }
-        }
+        Op::SetClusterVersion(op) => set_version(state, command, op.version)?,
+        Op::PutMember(op) => op.member.iter().for_each(|m| state.members.put(m.clone())),
     }
     Ok(applied)
 }
 
 /// What follows from the time that has passed, and from whatever the command changed.
 fn follow_up(state: &mut State, before: i64) {
-    let now = state.now();
-    if fleet::became_eligible(state, before, now) {
+    if fleet::turned(state, before, state.now()) {
         placement::place_all(state);
     }
-    // Once a second is soon enough for what nobody waits for.
-    if before / 1_000_000 != now / 1_000_000 {
-        account::expire(state);
-    }
+    account::expire(state);
     slo::evaluate(state);
     gameday::advance(state);
     requests::prune(state);
 }
 
-fn init(state: &mut State, op: &InitCluster) -> Result<(), Refused> {
+fn init(state: &mut State, command: &Command, op: &InitCluster) -> Result<(), Refused> {
     if !state.meta().cluster_id.is_empty() {
         return Err(refused(RefusalCode::AlreadyExists, format!("already initialised as cluster {}", state.meta().cluster_id)));
+    }
+    if op.cluster_id.is_empty() {
+        return Err(refused(RefusalCode::Invalid, "a cluster needs an id"));
     }
     let now = state.now();
     let meta = state.meta_mut();
@@ -108,7 +96,18 @@ fn init(state: &mut State, op: &InitCluster) -> Result<(), Refused> {
     for member in &op.members {
         state.members.put(member.clone());
     }
+    audit::record(state, command, "init", "Cluster/cluster", "", "");
     events::record(state, "cluster", "", "Cluster/cluster", format!("cluster {} formed", op.cluster_id));
+    Ok(())
+}
+
+fn set_version(state: &mut State, command: &Command, version: u32) -> Result<(), Refused> {
+    let runs = state.meta().version;
+    if version < runs {
+        return Err(refused(RefusalCode::Version, format!("the cluster runs command version {runs}; it cannot go back to {version}")));
+    }
+    state.meta_mut().version = version;
+    audit::record(state, command, "set version", "Cluster/cluster", &runs.to_string(), &version.to_string());
     Ok(())
 }
 
@@ -126,9 +125,36 @@ fn halt(state: &mut State, command: &Command, reason: &str) {
     let now = state.now();
     state.meta_mut().halt = Some(Halt { reason: reason.to_owned(), actor: command.actor.clone(), at_us: now });
     state.meta_mut().desired_revision += 1;
-    crate::audit::record(state, command, "halt", "Halt/cluster", "", reason);
+    audit::record(state, command, "halt", "Halt/cluster", "", reason);
     events::record(state, "halt", "", "Halt/cluster", format!("{} halted every fault: {reason}", command.actor));
     gameday::on_halt(state);
+}
+
+fn lift_halt(state: &mut State, command: &Command) {
+    if state.meta_mut().halt.take().is_some() {
+        state.meta_mut().desired_revision += 1;
+        audit::record(state, command, "lift halt", "Halt/cluster", "", "");
+        events::record(state, "halt", "", "Halt/cluster", format!("lifted by {}", command.actor));
+    }
+}
+
+fn start_game_day(state: &mut State, index: u64, command: &Command, op: &StartGameDay) -> Result<String, Refused> {
+    if let Some(halt) = &state.meta().halt {
+        return Err(refused(RefusalCode::Halted, format!("halted by {}: {} (`probity halt lift` ends it)", halt.actor, halt.reason)));
+    }
+    let name = gameday::start(state, index, op, &command.actor)?;
+    audit::record(state, command, "start", &format!("GameDay/{name}"), "", "");
+    Ok(name)
+}
+
+/// Reports as they came, with times that can be calculated with.
+fn sane(state: &State, reports: &[ProberFaultReport]) -> Vec<ProberFaultReport> {
+    let mut reports = reports.to_vec();
+    for report in reports.iter_mut().filter_map(|r| r.report.as_mut()) {
+        report.at_us = report.at_us.clamp(0, state.now().saturating_add(rows::AHEAD_US));
+        report.clock_error_us = report.clock_error_us.min(rows::LONGEST_US);
+    }
+    reports
 }
 
 /// A refusal.

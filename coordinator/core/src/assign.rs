@@ -1,42 +1,15 @@
 //! Assignments: who runs a check, from when until when. What is planned is counted from these intervals (rule R1).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use probity_proto::slots::Schedule;
 use probity_proto::v1::*;
 
-use crate::number_key;
-use crate::placement;
 use crate::state::State;
+use crate::{account, number_key, placement};
 
 /// From the commit of an assignment to its first slot: the prober must hear of it first.
 pub const LEAD_US: i64 = 300_000;
-
-/// Assignments by what they belong to; derived from the table, never stored.
-#[derive(Debug, Clone, Default)]
-pub struct Index {
-    by_check: BTreeMap<String, BTreeSet<u64>>,
-    by_prober: BTreeMap<String, BTreeSet<u64>>,
-}
-
-impl Index {
-    /// Adds an assignment of the table.
-    pub(crate) fn add(&mut self, a: &AssignmentRecord) {
-        self.by_check.entry(a.check.clone()).or_default().insert(a.id);
-        self.by_prober.entry(a.prober.clone()).or_default().insert(a.id);
-    }
-
-    fn remove(&mut self, a: &AssignmentRecord) {
-        for (map, key) in [(&mut self.by_check, &a.check), (&mut self.by_prober, &a.prober)] {
-            if let Some(ids) = map.get_mut(key) {
-                ids.remove(&a.id);
-                if ids.is_empty() {
-                    map.remove(key);
-                }
-            }
-        }
-    }
-}
 
 /// The schedule of an assignment.
 pub fn schedule(a: &AssignmentRecord) -> Schedule {
@@ -47,6 +20,11 @@ pub fn schedule(a: &AssignmentRecord) -> Schedule {
 pub fn end_n(a: &AssignmentRecord, t: i64) -> u64 {
     let until = if a.until_us == 0 { t } else { a.until_us.min(t) };
     schedule(a).first_at_or_after(until).max(a.first_n)
+}
+
+/// The slot after its very last one; there is none while it is open.
+pub fn last_end_n(a: &AssignmentRecord) -> u64 {
+    if a.until_us == 0 { u64::MAX } else { end_n(a, a.until_us) }
 }
 
 /// The assignments of a check, oldest first.
@@ -91,17 +69,30 @@ pub(crate) fn start(state: &mut State, check: &CheckRecord, prober: &str) {
     state.assignments.put(assignment);
 }
 
-/// Ends one now: slots due before stay owed.
+/// Ends one now, or where its reports already reach: slots due before stay owed.
 pub(crate) fn end(state: &mut State, id: u64) {
     let now = state.now();
     state.meta_mut().desired_revision += 1;
-    if let Some(a) = state.assignments.get_mut(&number_key(id))
-        && a.until_us == 0
-    {
-        // One that has not begun never has a slot.
-        a.until_us = now.max(a.from_us);
+    update(state, id, |a| {
+        if a.until_us == 0 {
+            // One that has not begun never has a slot. What was reported ahead of log time was planned, then.
+            let reported = if a.next_n > a.first_n { schedule(a).due(a.next_n - 1) + 1 } else { 0 };
+            a.until_us = now.max(a.from_us).max(reported);
+        }
+    });
+    account::fold_if_done(state, id);
+}
+
+/// Changes one, and what is derived from it. Its check, prober and id stay.
+pub(crate) fn update(state: &mut State, id: u64, change: impl FnOnce(&mut AssignmentRecord)) {
+    let Some(a) = state.assignments.get_mut(&number_key(id)) else { return };
+    let before = account::attention_at(a);
+    change(a);
+    let after = account::attention_at(a);
+    if before != after {
+        state.index.attention.remove(&(before, id));
+        state.index.attention.insert((after, id));
     }
-    crate::account::fold_if_done(state, id);
 }
 
 /// Ends all open assignments of a check.
@@ -116,5 +107,6 @@ pub(crate) fn end_all(state: &mut State, check: &str) {
 pub(crate) fn remove(state: &mut State, id: u64) -> Option<AssignmentRecord> {
     let a = state.assignments.remove(&number_key(id))?;
     state.index.remove(&a);
+    state.meta_mut().desired_revision += 1;
     Some(a)
 }

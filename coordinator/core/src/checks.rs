@@ -6,7 +6,7 @@ use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::state::{State, resource_key};
-use crate::{assign, placement};
+use crate::{assign, placement, voice};
 
 /// Makes the checks of a probe follow its resource; without one they go.
 pub(crate) fn sync(state: &mut State, namespace: &str, probe: &str) {
@@ -17,21 +17,26 @@ pub(crate) fn sync(state: &mut State, namespace: &str, probe: &str) {
         }
     }
     for mut new in wanted {
+        let same_schedule = |old: &CheckRecord| {
+            old.spec == new.spec && old.interval_us == new.interval_us && old.thresholds_us == new.thresholds_us
+        };
+        let changed = state.checks.get(&new.check).is_some_and(|old| !same_schedule(old));
+        if changed {
+            // First: what is folded now goes into the old record's account.
+            assign::end_all(state, &new.check);
+        }
         match state.checks.get(&new.check) {
             Some(old) => {
-                let same_schedule = old.spec == new.spec && old.interval_us == new.interval_us && old.thresholds_us == new.thresholds_us;
                 new = CheckRecord {
-                    generation: old.generation + u64::from(!same_schedule),
+                    generation: old.generation + u64::from(changed),
                     created_at_us: old.created_at_us,
                     verdict: old.verdict,
                     verdict_since_us: old.verdict_since_us,
                     verdict_seen_at_us: old.verdict_seen_at_us,
+                    verdict_clock_error_us: old.verdict_clock_error_us,
                     closed: old.closed.clone(),
                     ..new
                 };
-                if !same_schedule {
-                    assign::end_all(state, &new.check);
-                }
             }
             None => new.created_at_us = state.now(),
         }
@@ -59,6 +64,7 @@ fn wanted(state: &State, namespace: &str, probe: &str) -> Vec<CheckRecord> {
         .filter_map(|target| {
             // Lowering was tried before the change was proposed.
             let check_spec = lower::check_spec(spec, target).ok()?;
+            let placement = lower::placement(&spec.placement.clone().unwrap_or_default(), target).ok()?;
             let check = CheckName { namespace, probe, target: &target.key }.to_string();
             Some(CheckRecord {
                 check,
@@ -69,7 +75,7 @@ fn wanted(state: &State, namespace: &str, probe: &str) -> Vec<CheckRecord> {
                 spec: Some(check_spec),
                 interval_us: spec.interval_us.max(1),
                 thresholds_us: thresholds_us.clone(),
-                placement: spec.placement.clone(),
+                placement: Some(placement),
                 rule: spec.verdict,
                 labels: target.labels.clone(),
                 ..CheckRecord::default()
@@ -94,9 +100,5 @@ fn remove(state: &mut State, check: &str) {
     {
         crate::account::fold_closed(state, &closed);
     }
-    let prefix = format!("{check}\u{1f}");
-    let voters: Vec<String> = state.voters.prefix(&prefix).map(crate::Record::key).collect();
-    for key in voters {
-        state.voters.remove(&key);
-    }
+    voice::drop_unassigned(state, check);
 }

@@ -2,15 +2,16 @@
 
 use probity_proto::v1::*;
 
-use crate::assign;
 use crate::state::State;
+use crate::{assign, gameday};
 
 /// The share of good runs that are traced, in parts per million.
 pub const TRACE_PPM: u32 = 10_000;
 
 /// The assignments and faults of a prober, in a fixed order.
 pub fn desired_set(state: &State, prober: &str, trace_ppm: u32) -> (Vec<AssignmentSpec>, Vec<FaultWish>) {
-    let assignments = assign::of_prober(state, prober).map(|a| assignment(state, a, trace_ppm)).collect();
+    let disturbed = !gameday::running(state).is_empty();
+    let assignments = assign::of_prober(state, prober).map(|a| assignment(state, a, trace_ppm, disturbed)).collect();
     let fence = state.meta().fence;
     let faults = state
         .faults
@@ -28,7 +29,7 @@ pub fn desired_set(state: &State, prober: &str, trace_ppm: u32) -> (Vec<Assignme
     (assignments, faults)
 }
 
-fn assignment(state: &State, a: &AssignmentRecord, trace_ppm: u32) -> AssignmentSpec {
+fn assignment(state: &State, a: &AssignmentRecord, trace_ppm: u32, disturbed: bool) -> AssignmentSpec {
     AssignmentSpec {
         id: a.id,
         check: a.check.clone(),
@@ -40,7 +41,7 @@ fn assignment(state: &State, a: &AssignmentRecord, trace_ppm: u32) -> Assignment
         until_us: a.until_us,
         next_n: a.next_n,
         thresholds_us: a.thresholds_us.clone(),
-        game_day_trace: crate::gameday::trace_of_check(state, &a.check),
+        game_day_trace: if disturbed { gameday::trace_of_check(state, &a.check) } else { String::new() },
         trace_ppm,
     }
 }

@@ -1,10 +1,17 @@
 //! The fleet: who is there. Heartbeats live in the leader's memory; only transitions are commands.
+//!
+//! A prober that falls silent loses its checks in the same command, to whoever else may run them. Where nobody else may, the
+//! assignment stays open: a prober alone goes on probing (rule R9), or says when it is back that it was off, so every slot is
+//! explained (rule R1). It gets checks back after it has stayed for a while, longer with each flap; at once when there is
+//! nobody else. When the whole fleet was gone (a restart of everything), nobody waits, and those who come back soon after the
+//! first one go on with the assignments they had.
+
+use std::collections::BTreeSet;
 
 use probity_proto::v1::*;
 
-use crate::placement;
 use crate::state::State;
-use crate::{events, verdict};
+use crate::{assign, events, placement, verdict, voice};
 
 /// A prober that came back must stay this long before it gets checks again: two leases; doubled with each flap.
 const RETURN_US: i64 = 30 * 1_000_000;
@@ -13,58 +20,102 @@ const RETURN_MAX_US: i64 = 600 * 1_000_000;
 /// One that stayed this long is forgiven its flaps.
 const FORGIVEN_US: i64 = 600 * 1_000_000;
 /// How many old spool ids of a prober are remembered, so that their rows are never taken for new ones.
-pub(crate) const RETIRED_SPOOLS_KEPT: usize = 8;
+pub const RETIRED_SPOOLS_KEPT: usize = 8;
+/// `kept_until_us` of the absent while nobody is there.
+const UNTIL_SOMEBODY_RETURNS: i64 = i64::MAX;
 
 /// Whether it may be given checks at `now`.
 pub fn eligible(prober: &ProberRecord, now: i64) -> bool {
     prober.alive && prober.eligible_at_us <= now
 }
 
-/// Whether somebody became eligible by the passing of time alone.
-pub(crate) fn became_eligible(state: &State, before: i64, now: i64) -> bool {
-    state.probers.iter().any(|p| p.alive && p.eligible_at_us > before && p.eligible_at_us <= now)
+/// Whether an absent prober keeps the checks it has, although others could run them.
+pub(crate) fn keeps(prober: &ProberRecord, now: i64) -> bool {
+    !prober.alive && prober.kept_until_us > now
+}
+
+/// The newest time, from and to, in which a prober did not trust its own network; it may last.
+pub(crate) fn sick_between(state: &State, prober: &str) -> Option<(i64, i64)> {
+    let prober = state.probers.get(prober).filter(|p| p.sick_since_us != 0)?;
+    Some((prober.sick_since_us, if prober.sick { i64::MAX } else { prober.sick_until_us }))
+}
+
+/// Whether the passing of time alone changed what somebody may run.
+pub(crate) fn turned(state: &State, before: i64, now: i64) -> bool {
+    next_turn(state, before).is_some_and(|at| at <= now)
 }
 
 /// When that happens next.
 pub(crate) fn next_deadline(state: &State) -> Option<i64> {
-    let now = state.now();
-    state.probers.iter().filter(|p| p.alive && p.eligible_at_us > now).map(|p| p.eligible_at_us).min()
+    next_turn(state, state.now())
+}
+
+fn next_turn(state: &State, after: i64) -> Option<i64> {
+    state.index.turns.range((after.saturating_add(1), String::new())..).next().map(|(at, _)| *at)
+}
+
+/// Stores a prober, and what is derived from it.
+fn put(state: &mut State, prober: ProberRecord) {
+    if let Some(old) = state.probers.get(&prober.name) {
+        state.index.remove_prober(old);
+    }
+    state.index.add_prober(&prober);
+    state.probers.put(prober);
 }
 
 /// Applies transitions, then moves checks once.
 pub(crate) fn change(state: &mut State, op: &FleetChange) {
+    // Whoever leaves moves its own checks only; whoever comes may be wanted by any.
+    let mut moved = BTreeSet::new();
     for name in &op.left {
-        left(state, name);
+        left(state, name, &mut moved);
     }
-    for joined in &op.joined {
-        if let Some(hello) = &joined.hello {
-            join(state, hello);
-        }
+    for hello in op.joined.iter().filter_map(|j| j.hello.as_ref()) {
+        join(state, hello);
+    }
+    if state.probers.iter().all(|p| !p.alive) {
+        keep_absent(state, UNTIL_SOMEBODY_RETURNS);
     }
     for sickness in &op.sickness {
         sick(state, sickness);
     }
-    placement::place_all(state);
+    if op.joined.is_empty() {
+        for check in &moved {
+            placement::place(state, check);
+        }
+    } else {
+        placement::place_all(state);
+    }
     state.meta_mut().desired_revision += 1;
 }
 
-fn left(state: &mut State, name: &str) {
-    let now = state.now();
-    let Some(prober) = state.probers.get_mut(name) else { return };
-    if !prober.alive {
-        return;
+fn keep_absent(state: &mut State, until: i64) {
+    let absent: Vec<ProberRecord> = state.probers.iter().filter(|p| !p.alive).cloned().collect();
+    for prober in absent {
+        put(state, ProberRecord { kept_until_us: until, ..prober });
     }
+}
+
+fn left(state: &mut State, name: &str, moved: &mut BTreeSet<String>) {
+    let now = state.now();
+    let Some(mut prober) = state.probers.get(name).filter(|p| p.alive).cloned() else { return };
     if now - prober.since_us > FORGIVEN_US {
         prober.flaps = 0;
     }
     prober.alive = false;
     prober.since_us = now;
+    put(state, prober);
+    moved.extend(assign::of_prober(state, name).filter(|a| a.until_us == 0).map(|a| a.check.clone()));
+    voice::silence(state, name);
     events::record(state, "prober", "", &format!("Prober/{name}"), "silent: its checks move".to_owned());
 }
 
 fn join(state: &mut State, hello: &ProberHello) {
     let now = state.now();
-    let others = state.probers.iter().any(|p| p.alive && p.name != hello.name);
+    if state.probers.iter().all(|p| !p.alive) {
+        keep_absent(state, now + RETURN_US);
+    }
+    let others = state.probers.iter().any(|p| p.name != hello.name && eligible(p, now));
     let known = state.probers.get(&hello.name).cloned();
     let mut prober = ProberRecord {
         name: hello.name.clone(),
@@ -73,16 +124,21 @@ fn join(state: &mut State, hello: &ProberHello) {
         proxies: hello.proxies.clone(),
         version: hello.version.clone(),
         alive: true,
+        kept_until_us: 0,
         ..known.clone().unwrap_or_default()
     };
     let message = match known {
         Some(old) if old.alive => None,
         Some(old) => {
-            prober.flaps = old.flaps + 1;
             prober.since_us = now;
-            let wait = RETURN_US.saturating_mul(1 << (prober.flaps - 1).min(10)).min(RETURN_MAX_US);
             // With nobody else to run the checks, waiting helps no one.
-            prober.eligible_at_us = if others { now + wait } else { now };
+            if others && !keeps(&old, now) {
+                prober.flaps = old.flaps.saturating_add(1);
+                let wait = RETURN_US.saturating_mul(1 << (prober.flaps - 1).min(10)).min(RETURN_MAX_US);
+                prober.eligible_at_us = now + wait;
+            } else {
+                prober.eligible_at_us = now;
+            }
             Some("is back")
         }
         None => {
@@ -90,7 +146,7 @@ fn join(state: &mut State, hello: &ProberHello) {
             Some("joined")
         }
     };
-    state.probers.put(prober);
+    put(state, prober);
     if let Some(message) = message {
         events::record(state, "prober", "", &format!("Prober/{}", hello.name), message.to_owned());
     }
@@ -98,15 +154,16 @@ fn join(state: &mut State, hello: &ProberHello) {
 
 fn sick(state: &mut State, op: &ProberSickness) {
     let now = state.now();
-    let Some(prober) = state.probers.get_mut(&op.prober) else { return };
-    if prober.sick == op.sick {
-        return;
-    }
+    let Some(mut prober) = state.probers.get(&op.prober).filter(|p| p.sick != op.sick).cloned() else { return };
     prober.sick = op.sick;
-    prober.sick_since_us = if op.sick { now } else { 0 };
+    if op.sick {
+        prober.sick_since_us = now;
+    }
+    prober.sick_until_us = if op.sick { 0 } else { now };
+    put(state, prober);
     let message = if op.sick { "is sick: it does not trust its own network" } else { "is well again" };
     events::record(state, "prober", "", &format!("Prober/{}", op.prober), message.to_owned());
-    let checks: Vec<String> = crate::assign::of_prober(state, &op.prober).map(|a| a.check.clone()).collect();
+    let checks: BTreeSet<String> = assign::of_prober(state, &op.prober).map(|a| a.check.clone()).collect();
     for check in checks {
         verdict::judge(state, &check, now, 0);
     }

@@ -15,14 +15,17 @@ pub mod desired;
 pub mod events;
 pub mod fleet;
 pub mod gameday;
+mod index;
 pub mod invariants;
 pub mod placement;
 mod requests;
 mod resources;
+pub mod rows;
 pub mod slo;
 mod state;
 mod table;
 pub mod verdict;
+pub mod voice;
 
 pub use apply::{COMMAND_VERSION, apply};
 pub use deadline::next_deadline;

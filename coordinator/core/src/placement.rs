@@ -8,7 +8,7 @@ use probity_proto::v1::*;
 use siphasher::sip::SipHasher13;
 
 use crate::state::State;
-use crate::{assign, fleet, verdict};
+use crate::{assign, fleet, verdict, voice};
 
 /// How many probers run a check that does not say.
 pub const DEFAULT_COUNT: usize = 3;
@@ -22,29 +22,30 @@ pub fn score(check: &str, prober: &str) -> u64 {
     hasher.finish()
 }
 
-/// The probers that should run `check`, by name.
-pub fn choose(check: &str, placement: &Placement, candidates: &[&ProberRecord]) -> Vec<String> {
-    let count = match placement {
-        Placement { all: true, .. } => candidates.len(),
-        Placement { count: 0, .. } => DEFAULT_COUNT.min(candidates.len()),
-        Placement { count, .. } => (*count as usize).min(candidates.len()),
-    };
-    let spread_by = if placement.spread_by.is_empty() { "zone" } else { &placement.spread_by };
-    let zone = |p: &ProberRecord| p.labels.get(spread_by).cloned().unwrap_or_default();
-    let mut left: Vec<&&ProberRecord> = candidates.iter().collect();
-    left.sort_by_key(|p| (std::cmp::Reverse(score(check, &p.name)), p.name.clone()));
-    let mut used: BTreeMap<String, usize> = BTreeMap::new();
-    let mut chosen = Vec::new();
-    while chosen.len() < count {
-        // The highest score among the zones used least; the order of `left` breaks ties.
-        let Some(best) = left.iter().enumerate().min_by_key(|(i, p)| (used.get(&zone(p)).copied().unwrap_or(0), *i)).map(|(i, _)| i) else {
-            break;
-        };
-        let prober = left.remove(best);
-        *used.entry(zone(prober)).or_default() += 1;
-        chosen.push(prober.name.clone());
+/// How many probers a check wants.
+fn wanted(placement: &Placement) -> usize {
+    match placement {
+        Placement { all: true, .. } => usize::MAX,
+        Placement { count: 0, .. } => DEFAULT_COUNT,
+        Placement { count, .. } => *count as usize,
     }
-    chosen
+}
+
+/// The probers that should run `check`, most wanted first: as many as there are, up to what the placement says.
+pub fn choose(check: &str, placement: &Placement, candidates: &[&ProberRecord]) -> Vec<String> {
+    let spread_by = if placement.spread_by.is_empty() { "zone" } else { &placement.spread_by };
+    let mut ranked = candidates.to_vec();
+    ranked.sort_by_cached_key(|p| (std::cmp::Reverse(score(check, &p.name)), p.name.clone()));
+    // The best of every zone come first, then the second of every zone, ...
+    let mut seen_in_zone: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut in_turn: Vec<(usize, usize, &str)> = Vec::with_capacity(ranked.len());
+    for (rank, prober) in ranked.iter().enumerate() {
+        let seen = seen_in_zone.entry(prober.labels.get(spread_by).map_or("", String::as_str)).or_default();
+        in_turn.push((*seen, rank, &prober.name));
+        *seen += 1;
+    }
+    in_turn.sort_unstable();
+    in_turn.into_iter().take(wanted(placement)).map(|(_, _, name)| name.to_owned()).collect()
 }
 
 fn matches(selector: Option<&Selector>, labels: &BTreeMap<String, String>) -> bool {
@@ -54,28 +55,41 @@ fn matches(selector: Option<&Selector>, labels: &BTreeMap<String, String>) -> bo
 /// Makes a check's assignments follow the fleet.
 pub(crate) fn place(state: &mut State, check: &str) {
     let Some(record) = state.checks.get(check).cloned() else { return };
-    let placement = record.placement.clone().unwrap_or_default();
     let now = state.now();
-    let candidates: Vec<&ProberRecord> =
-        state.probers.iter().filter(|p| fleet::eligible(p, now) && matches(placement.selector.as_ref(), &p.labels)).collect();
     let open: Vec<(u64, String)> =
         assign::of_check(state, check).filter(|a| a.until_us == 0).map(|a| (a.id, a.prober.clone())).collect();
-    // Nobody else could run it: it stays with those who had it, who may be probing alone (rule R9), or will say that they were off.
-    if candidates.is_empty() {
-        return;
+    let placed = placed(state, &record, &open, now);
+    for (id, _) in open.iter().filter(|(_, p)| !placed.contains(p)) {
+        assign::end(state, *id);
     }
-    let chosen = choose(check, &placement, &candidates);
-    for (id, prober) in &open {
-        if !chosen.contains(prober) {
-            assign::end(state, *id);
-        }
+    for prober in placed.iter().filter(|p| !open.iter().any(|(_, o)| o == *p)) {
+        assign::start(state, &record, prober);
     }
-    for prober in &chosen {
-        if !open.iter().any(|(_, p)| p == prober) {
-            assign::start(state, &record, prober);
-        }
-    }
+    voice::drop_unassigned(state, check);
     verdict::judge(state, check, now, 0);
+}
+
+/// Who runs a check. Those who may; if there is none, those who wait to be trusted again; if nobody is there at all, those
+/// who had it: they may be probing alone (rule R9), or will say that they were off.
+fn placed(state: &State, check: &CheckRecord, open: &[(u64, String)], now: i64) -> Vec<String> {
+    let placement = check.placement.clone().unwrap_or_default();
+    let wanted = wanted(&placement);
+    let fit = |may: &dyn Fn(&ProberRecord) -> bool| -> Vec<String> {
+        let candidates: Vec<&ProberRecord> =
+            state.probers.iter().filter(|p| may(p) && matches(placement.selector.as_ref(), &p.labels)).collect();
+        choose(&check.check, &placement, &candidates)
+    };
+    let holds = |p: &ProberRecord| open.iter().any(|(_, name)| name == &p.name);
+    let mut placed = fit(&|p| fleet::eligible(p, now));
+    if placed.is_empty() {
+        placed = fit(&|p| p.alive);
+    }
+    let nobody = placed.is_empty();
+    if placed.len() < wanted {
+        let absent = fit(&|p| !p.alive && holds(p) && (nobody || fleet::keeps(p, now)));
+        placed.extend(absent.into_iter().take(wanted - placed.len()));
+    }
+    placed
 }
 
 /// The same for all checks.

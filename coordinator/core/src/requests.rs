@@ -7,35 +7,38 @@ use crate::state::State;
 
 /// How long an answer is remembered, in microseconds of log time.
 const KEPT_US: i64 = 15 * 60 * 1_000_000;
-
-/// How often expired answers are looked for.
-const PRUNE_EVERY_US: i64 = 60 * 1_000_000;
+/// How many answers are remembered at most; in a flood the oldest go first.
+pub(crate) const REQUESTS_KEPT: usize = 20_000;
 
 /// What was answered to this request before.
 pub(crate) fn find(state: &State, id: &str) -> Option<CommandResult> {
     if id.is_empty() {
         return None;
     }
-    CommandResult::decode(state.requests.get(id)?.result.as_slice()).ok()
+    let known = state.requests.get(id).filter(|r| r.at_us + KEPT_US >= state.now())?;
+    CommandResult::decode(known.result.as_slice()).ok()
 }
 
 /// Remembers the answer.
 pub(crate) fn remember(state: &mut State, id: &str, result: &CommandResult) {
-    if !id.is_empty() {
-        let at_us = state.now();
-        state.requests.put(RequestRecord { id: id.to_owned(), at_us, result: result.encode_to_vec() });
-    }
-}
-
-/// Forgets what has expired, once a minute.
-pub(crate) fn prune(state: &mut State) {
-    let now = state.now();
-    if now < state.meta().pruned_at_us + PRUNE_EVERY_US {
+    if id.is_empty() {
         return;
     }
-    state.meta_mut().pruned_at_us = now;
-    let old: Vec<String> = state.requests.iter().filter(|r| r.at_us + KEPT_US < now).map(|r| r.id.clone()).collect();
-    for id in old {
+    let request = RequestRecord { id: id.to_owned(), at_us: state.now(), result: result.encode_to_vec() };
+    if let Some(old) = state.requests.get(id) {
+        state.index.requests.remove(&(old.at_us, old.id.clone()));
+    }
+    state.index.add_request(&request);
+    state.requests.put(request);
+}
+
+/// Forgets what has expired.
+pub(crate) fn prune(state: &mut State) {
+    let now = state.now();
+    while let Some((at_us, id)) = state.index.requests.first().cloned()
+        && (at_us + KEPT_US < now || state.requests.len() > REQUESTS_KEPT)
+    {
+        state.index.requests.remove(&(at_us, id.clone()));
         state.requests.remove(&id);
     }
 }

@@ -29,7 +29,7 @@ macro_rules! state {
         #[derive(Debug, Clone, Default)]
         pub struct State {
             $($(#[$doc])* pub $field: Table<$record>,)*
-            pub(crate) index: crate::assign::Index,
+            pub(crate) index: crate::index::Index,
             hash: u64,
         }
 
@@ -138,10 +138,11 @@ impl State {
     }
 
     fn index_loaded(&mut self, table: u32, key: &str) {
-        if table == AssignmentRecord::TABLE
-            && let Some(assignment) = self.assignments.get(key)
-        {
-            self.index.add(assignment);
+        match table {
+            AssignmentRecord::TABLE => self.assignments.get(key).into_iter().for_each(|a| self.index.add(a)),
+            ProberRecord::TABLE => self.probers.get(key).into_iter().for_each(|p| self.index.add_prober(p)),
+            RequestRecord::TABLE => self.requests.get(key).into_iter().for_each(|r| self.index.add_request(r)),
+            _ => {}
         }
     }
 

@@ -33,7 +33,8 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     fields.finish(mistakes);
     let spec = ProbeSpec { interval_us, timeout_us, retries, targets, kind: Some(CheckKind { kind: Some(kind?) }), placement: Some(placement), verdict: Some(verdict) };
     for (i, target) in spec.targets.iter().enumerate() {
-        if let Err(message) = lower::check_spec(&spec, target) {
+        let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
+        if let Err(message) = lower::check_spec(&spec, target).map(drop).and(placed) {
             mistakes.add(&format!("{path}.targets[{i}]"), place, message, "a target has address, key and labels");
         }
     }

@@ -1,0 +1,70 @@
+//! Indexes over the tables: derived, never stored, never part of the hash. They keep the cost of a command apart from the
+//! size of the state.
+//!
+//! Whoever changes a record that stands in one goes through the function beside it: [`crate::assign::update`],
+//! [`crate::fleet::put`], [`crate::requests::remember`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use probity_proto::v1::*;
+
+use crate::account;
+
+/// Where to find things.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Index {
+    pub(crate) by_check: BTreeMap<String, BTreeSet<u64>>,
+    pub(crate) by_prober: BTreeMap<String, BTreeSet<u64>>,
+    /// Assignments by when they are to be looked at, if no row comes before.
+    pub(crate) attention: BTreeSet<(i64, u64)>,
+    /// Probers by the moments at which time alone changes what they may run.
+    pub(crate) turns: BTreeSet<(i64, String)>,
+    /// Answered requests, oldest first.
+    pub(crate) requests: BTreeSet<(i64, String)>,
+}
+
+impl Index {
+    /// Adds an assignment of the table.
+    pub(crate) fn add(&mut self, a: &AssignmentRecord) {
+        self.by_check.entry(a.check.clone()).or_default().insert(a.id);
+        self.by_prober.entry(a.prober.clone()).or_default().insert(a.id);
+        self.attention.insert((account::attention_at(a), a.id));
+    }
+
+    /// Removes it again.
+    pub(crate) fn remove(&mut self, a: &AssignmentRecord) {
+        for (map, key) in [(&mut self.by_check, &a.check), (&mut self.by_prober, &a.prober)] {
+            if let Some(ids) = map.get_mut(key) {
+                ids.remove(&a.id);
+                if ids.is_empty() {
+                    map.remove(key);
+                }
+            }
+        }
+        self.attention.remove(&(account::attention_at(a), a.id));
+    }
+
+    /// Adds a prober of the table.
+    pub(crate) fn add_prober(&mut self, prober: &ProberRecord) {
+        self.turns.extend(turns(prober));
+    }
+
+    /// Removes it again.
+    pub(crate) fn remove_prober(&mut self, prober: &ProberRecord) {
+        for turn in turns(prober) {
+            self.turns.remove(&turn);
+        }
+    }
+
+    /// Adds an answered request of the table.
+    pub(crate) fn add_request(&mut self, request: &RequestRecord) {
+        self.requests.insert((request.at_us, request.id.clone()));
+    }
+}
+
+fn turns(prober: &ProberRecord) -> impl Iterator<Item = (i64, String)> {
+    let eligible = prober.alive.then_some(prober.eligible_at_us);
+    let kept = (!prober.alive && prober.kept_until_us != i64::MAX).then_some(prober.kept_until_us);
+    let name = prober.name.clone();
+    eligible.into_iter().chain(kept).filter(|at| *at > 0).map(move |at| (at, name.clone()))
+}
