@@ -1,1 +1,21 @@
+//! The coordinator: it drives the replica, speaks with probers, members and operators, and does the leader's effects.
 
+mod clock;
+pub mod config;
+mod driver;
+mod effects;
+mod fleet;
+mod heartbeat;
+mod http;
+mod leader;
+mod metrics;
+pub mod node;
+mod operator;
+mod peer;
+mod start;
+mod telemetry;
+pub mod view;
+
+pub use config::CoordinatorConfig;
+pub use node::{Node, ProposeError};
+pub use start::{Running, StartError, start};

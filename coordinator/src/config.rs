@@ -1,0 +1,166 @@
+//! A coordinator's configuration: `coordinator.yaml`, or made by `up`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use probity_otel::Otel;
+use probity_proto::units;
+use probity_rpc::tls::{TlsFiles, is_loopback};
+use serde::Deserialize;
+
+/// Everything a coordinator needs to know.
+#[derive(Debug, Clone)]
+pub struct CoordinatorConfig {
+    /// Name of the cluster, for people.
+    pub cluster: String,
+    /// Name of this member.
+    pub name: String,
+    /// Log and state.
+    pub data_dir: PathBuf,
+    /// Web page, read API, metrics.
+    pub http: SocketAddr,
+    /// Probers, members, operators.
+    pub grpc: SocketAddr,
+    /// host:port by which others reach `grpc`; empty: its address.
+    pub advertise: String,
+    /// Names and addresses of the first members; used when the cluster is formed, and to find each other.
+    pub initial_members: BTreeMap<String, String>,
+    /// Mutual TLS; without it plain text, on loopback only.
+    pub tls: Option<TlsFiles>,
+    /// Where secrets are.
+    pub secrets_dir: Option<PathBuf>,
+    /// The dead man's switch.
+    pub heartbeat: Option<HeartbeatConfig>,
+    /// Form a cluster of one when there is none: for `up`.
+    pub auto_init: bool,
+    /// Receivers on this host may be told: for `up`.
+    pub allow_loopback: bool,
+    /// How long probers collect steady rows.
+    pub flush: Duration,
+    /// Share of good runs that are traced, in parts per million.
+    pub trace_ppm: u32,
+    /// Where spans and metrics go.
+    pub otel: Otel,
+}
+
+/// A URL that is called while the cluster can page.
+#[derive(Debug, Clone)]
+pub struct HeartbeatConfig {
+    /// A secret that holds the URL.
+    pub url_secret_ref: String,
+    /// How often.
+    pub every: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct File {
+    cluster: String,
+    name: String,
+    data_dir: PathBuf,
+    listen: Listen,
+    advertise: Option<String>,
+    #[serde(default)]
+    initial_members: BTreeMap<String, String>,
+    tls: Option<Tls>,
+    secrets_dir: Option<PathBuf>,
+    heartbeat: Option<Heartbeat>,
+    #[serde(default)]
+    allow_loopback: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Listen {
+    http: SocketAddr,
+    grpc: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tls {
+    dir: PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Heartbeat {
+    url: SecretUrl,
+    every: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SecretUrl {
+    secret_ref: String,
+}
+
+impl CoordinatorConfig {
+    /// Reads a file; the error is one or more lines for a person. Plain text must be asked for by name (`--insecure`).
+    pub fn load(path: &Path, insecure: bool) -> Result<CoordinatorConfig, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
+        let file: File = serde_saphyr::from_str(&text).map_err(|e| {
+            let place = e.location().map(|l| format!("{}:{}", l.line(), l.column())).unwrap_or_else(|| "1:1".to_owned());
+            format!("{}:{place}: {}", path.display(), e.without_snippet())
+        })?;
+        let heartbeat = match &file.heartbeat {
+            None => None,
+            Some(h) => {
+                let every = h.every.as_deref().map_or(Ok(60_000_000), units::parse_duration).map_err(|m| format!("{}: heartbeat.every: {m}", path.display()))?;
+                Some(HeartbeatConfig { url_secret_ref: h.url.secret_ref.clone(), every: Duration::from_micros(every.max(1_000_000)) })
+            }
+        };
+        let advertise = file.advertise.unwrap_or_else(|| file.listen.grpc.to_string());
+        let config = CoordinatorConfig {
+            cluster: file.cluster,
+            name: file.name,
+            data_dir: file.data_dir,
+            http: file.listen.http,
+            grpc: file.listen.grpc,
+            advertise,
+            initial_members: file.initial_members,
+            tls: file.tls.map(|t| TlsFiles::new(t.dir)),
+            secrets_dir: file.secrets_dir,
+            heartbeat,
+            auto_init: false,
+            allow_loopback: file.allow_loopback,
+            flush: Duration::from_secs(10),
+            trace_ppm: probity_core::desired::TRACE_PPM,
+            otel: Otel::default(),
+        };
+        let problems = config.problems(insecure);
+        if problems.is_empty() {
+            return Ok(config);
+        }
+        Err(problems.into_iter().map(|p| format!("{}: {p}", path.display())).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn problems(&self, insecure: bool) -> Vec<String> {
+        let mut found = Vec::new();
+        if self.tls.is_none() {
+            let open: Vec<&str> = self.initial_members.values().map(String::as_str).chain([self.advertise.as_str()]).filter(|a| !is_loopback(a)).collect();
+            if !insecure {
+                found.push("tls is not set (`probity ca init` writes the files; --insecure allows plain text on loopback)".to_owned());
+            } else if !open.is_empty() || !self.grpc.ip().is_loopback() {
+                found.push(format!("plain text is allowed on loopback only, and {} is not", open.first().copied().unwrap_or("listen.grpc")));
+            }
+        }
+        match self.initial_members.get(&self.name) {
+            Some(own) if own != &self.advertise => {
+                found.push(format!("initialMembers: {} is {own:?}, but advertise is {:?} (they must be the same)", self.name, self.advertise));
+            }
+            None if !self.initial_members.is_empty() => {
+                let names: Vec<&str> = self.initial_members.keys().map(String::as_str).collect();
+                found.push(format!("initialMembers: this member, {:?}, is not among {}", self.name, names.join(", ")));
+            }
+            _ => {}
+        }
+        if self.initial_members.len() > 1 && self.initial_members.len() % 2 == 0 {
+            let n = self.initial_members.len();
+            found.push(format!("initialMembers: {n} members survive the loss of no more than {} do (want 1, 3 or 5)", n - 1));
+        }
+        found
+    }
+}

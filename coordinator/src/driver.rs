@@ -1,0 +1,198 @@
+//! The owner of the replica: one thread, since redb blocks. It batches what came in, steps once, and hands out what follows.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use probity_core::{COMMAND_VERSION, next_deadline};
+use probity_proto::v1::command::Op;
+use probity_proto::v1::*;
+use probity_replica::{Fatal, Input, Outputs, Replica, Reply, Role};
+use probity_rpc::refusal::Refusal;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::node::{Leadership, Live, Node, ProposeError, Request};
+use crate::peer::Peers;
+
+/// raft's tick.
+const TICK: Duration = Duration::from_millis(50);
+/// Inputs of one step: what is gathered while the last one was on its way to the disk.
+const BATCH: usize = 512;
+
+/// Our own proposals have no caller.
+enum Waiter {
+    Caller(oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Read(oneshot::Sender<Result<(), ProposeError>>),
+    LeaderStarted,
+    Tick,
+}
+
+pub(crate) struct Driver {
+    pub(crate) replica: Replica,
+    pub(crate) node: Node,
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) applied: watch::Sender<u64>,
+    pub(crate) leadership: watch::Sender<Leadership>,
+    pub(crate) peers: Peers,
+    pub(crate) address_of: BTreeMap<u64, String>,
+}
+
+impl Driver {
+    /// Runs until `stop`, or until the store fails.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
+        let mut waiting: BTreeMap<u64, Waiter> = BTreeMap::new();
+        let mut next_tag = 1u64;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick_proposed = false;
+        loop {
+            let mut batch: VecDeque<Request> = VecDeque::new();
+            let mut inputs = Vec::new();
+            tokio::select! {
+                () = stop.cancelled() => {
+                    self.replica.flush()?;
+                    return Ok(());
+                }
+                request = self.requests.recv() => match request {
+                    Some(request) => batch.push_back(request),
+                    None => return Ok(()),
+                },
+                _ = tick.tick() => {
+                    inputs.push(Input::Tick);
+                    if self.tick_due() && !tick_proposed {
+                        tick_proposed = true;
+                        waiting.insert(next_tag, Waiter::Tick);
+                        inputs.push(self.proposal(next_tag, Node::command(Op::Tick(Tick {}))));
+                        next_tag += 1;
+                    }
+                }
+            }
+            while batch.len() < BATCH {
+                match self.requests.try_recv() {
+                    Ok(request) => batch.push_back(request),
+                    Err(_) => break,
+                }
+            }
+            let mut queries = Vec::new();
+            for request in batch {
+                match request {
+                    Request::Propose(command, reply) => {
+                        waiting.insert(next_tag, Waiter::Caller(reply));
+                        inputs.push(self.proposal(next_tag, command));
+                        next_tag += 1;
+                    }
+                    Request::Read(reply) => {
+                        waiting.insert(next_tag, Waiter::Read(reply));
+                        inputs.push(Input::Read { tag: next_tag });
+                        next_tag += 1;
+                    }
+                    Request::Peer(message) => inputs.push(Input::Peer(*message)),
+                    Request::Unreachable(id) => inputs.push(Input::Unreachable(id)),
+                    Request::Query(query) => queries.push(query),
+                    Request::Form(cluster_id, voters, reply) => drop(reply.send(self.replica.form(&cluster_id, &voters))),
+                    Request::Campaign => self.replica.campaign()?,
+                }
+            }
+            let was_leading = self.leadership.borrow().clone();
+            let outputs = self.replica.step(inputs)?;
+            self.hand_out(outputs, &mut waiting, &mut tick_proposed);
+            self.follow_role(&was_leading, &mut waiting, &mut next_tag)?;
+            if !queries.is_empty() {
+                let status = self.replica.status();
+                let fleet = self.node.shared.fleet.snapshot();
+                let live = Live { status: &status, now_us: self.node.now_us(), fleet: &fleet };
+                for query in queries {
+                    query(self.replica.state(), &live);
+                }
+            }
+            // Callers that gave up leave their senders behind; reads may have been dropped by raft.
+            waiting.retain(|_, w| match w {
+                Waiter::Caller(tx) => !tx.is_closed(),
+                Waiter::Read(tx) => !tx.is_closed(),
+                _ => true,
+            });
+        }
+    }
+
+    /// A command, stamped.
+    fn proposal(&self, tag: u64, mut command: Command) -> Input {
+        command.version = command.version.max(1).min(COMMAND_VERSION);
+        command.time_us = self.node.now_us();
+        Input::Propose { tag, command }
+    }
+
+    /// Something in the state waits for time to pass.
+    fn tick_due(&self) -> bool {
+        self.leadership.borrow().leading && next_deadline(self.replica.state()).is_some_and(|at| at <= self.node.now_us())
+    }
+
+    fn hand_out(&mut self, outputs: Outputs, waiting: &mut BTreeMap<u64, Waiter>, tick_proposed: &mut bool) {
+        if outputs.applied {
+            let status = self.replica.status();
+            if status.role != Role::Leader {
+                self.node.shared.clock.follow(self.replica.state().now());
+            }
+            for member in self.replica.state().members.iter() {
+                if self.address_of.get(&member.id) != Some(&member.address) {
+                    self.address_of.insert(member.id, member.address.clone());
+                    self.peers.set_address(member.id, &member.address);
+                }
+            }
+            self.applied.send_replace(status.applied);
+        }
+        for message in outputs.messages {
+            self.peers.send(message);
+        }
+        for (tag, reply) in outputs.replies {
+            let Some(waiter) = waiting.remove(&tag) else { continue };
+            match waiter {
+                Waiter::Caller(tx) => drop(tx.send(self.proposed(reply))),
+                Waiter::Read(tx) => drop(tx.send(self.proposed(reply).map(|_| ()))),
+                Waiter::Tick => *tick_proposed = false,
+                Waiter::LeaderStarted => {
+                    if matches!(reply, Reply::Applied { .. }) && self.replica.status().role == Role::Leader {
+                        self.leadership.send_modify(|l| l.leading = true);
+                    }
+                }
+            }
+        }
+    }
+
+    fn proposed(&self, reply: Reply) -> Result<CommandResult, ProposeError> {
+        match reply {
+            Reply::Applied { result, .. } => Ok(result),
+            Reply::ReadReady => Ok(CommandResult::default()),
+            Reply::Busy => Err(Refusal::NoQuorum.into()),
+            Reply::NotLeader { leader } => {
+                if self.replica.status().role == Role::Unformed {
+                    return Err(Refusal::NotInitialized.into());
+                }
+                let address = leader.and_then(|id| self.address_of.get(&id)).cloned();
+                Err(Refusal::NotLeader(address).into())
+            }
+        }
+    }
+
+    /// A change of role: a new leader takes its clock, and says so in the log before it acts.
+    fn follow_role(&mut self, before: &Leadership, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<(), Fatal> {
+        let status = self.replica.status();
+        if before.term == status.term && before.leader == status.leader {
+            return Ok(());
+        }
+        self.leadership.send_replace(Leadership { leading: false, term: status.term, leader: status.leader });
+        if status.role != Role::Leader {
+            return Ok(());
+        }
+        tracing::info!(term = status.term, "leads");
+        self.node.shared.clock.lead_from(self.replica.state().now());
+        self.node.shared.fleet.start_grace();
+        let op = Op::LeaderStarted(LeaderStarted { member: status.identity.id, term: status.term });
+        waiting.insert(*next_tag, Waiter::LeaderStarted);
+        let input = self.proposal(*next_tag, Node::command(op));
+        *next_tag += 1;
+        let outputs = self.replica.step([input])?;
+        let mut ignored = false;
+        self.hand_out(outputs, waiting, &mut ignored);
+        Ok(())
+    }
+}

@@ -1,0 +1,286 @@
+//! Telling receivers: at least once, recognisable as a repeat, a resolve never lost (rule R4). What came of it is committed.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use probity_core::slo::outbox;
+use probity_core::{State, resource_key};
+use probity_proto::v1::command::Op;
+use probity_proto::v1::receiver_spec::Receiver;
+use probity_proto::v1::resource::Spec;
+use probity_proto::v1::*;
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
+
+use crate::node::Node;
+use crate::view::rfc3339;
+
+/// Deliveries at once.
+const DELIVERIES_MAX: usize = 32;
+/// How long one may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SECOND_US: i64 = 1_000_000;
+/// Alertmanager forgets an alert that is not sent again within its resolve_timeout (5 min by default).
+const RESEND_US: i64 = 60 * SECOND_US;
+/// A resolved alert is sent again to Alertmanager for this long: one replica may have been away.
+const RESEND_RESOLVED_FOR_US: i64 = 300 * SECOND_US;
+/// Waits between attempts: doubling to this.
+const RETRY_MAX_US: i64 = 60 * SECOND_US;
+
+/// One thing to tell.
+#[derive(Debug, Clone)]
+struct Delivery {
+    row: OutboxRecord,
+    episode: EpisodeRecord,
+    receiver: Receiver,
+    cluster: String,
+}
+
+/// The one who tells.
+#[derive(Debug, Clone)]
+pub(crate) struct Effects {
+    client: reqwest::Client,
+    secrets_dir: Option<PathBuf>,
+    allow_loopback: bool,
+    in_flight: Arc<Mutex<BTreeSet<(String, String, u32)>>>,
+    limit: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+impl Effects {
+    pub(crate) fn new(secrets_dir: Option<PathBuf>, allow_loopback: bool) -> Result<Effects, reqwest::Error> {
+        let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
+        Ok(Effects {
+            client,
+            secrets_dir,
+            allow_loopback,
+            in_flight: Arc::default(),
+            limit: Arc::new(Semaphore::new(DELIVERIES_MAX)),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Starts every delivery that is due and not under way.
+    pub(crate) async fn deliver_due(&self, node: &Node) {
+        let now = node.now_us();
+        let Ok(due) = node.query(move |state, _| due(state, now)).await else { return };
+        for delivery in due {
+            let key = (delivery.row.episode.clone(), delivery.row.receiver.clone(), delivery.row.revision);
+            let fresh = self.in_flight.lock().is_ok_and(|mut f| f.insert(key.clone()));
+            if !fresh {
+                continue;
+            }
+            let Ok(permit) = self.limit.clone().try_acquire_owned() else {
+                self.forget(&key);
+                return;
+            };
+            let (effects, node) = (self.clone(), node.clone());
+            self.tasks.spawn(async move {
+                let done = effects.deliver(&node, &delivery).await;
+                // Not committed: it is due still, and told again.
+                let _ = node.propose(Node::command(Op::EffectsDone(EffectsDone { done: vec![done] }))).await;
+                effects.forget(&key);
+                drop(permit);
+            });
+        }
+    }
+
+    fn forget(&self, key: &(String, String, u32)) {
+        if let Ok(mut in_flight) = self.in_flight.lock() {
+            in_flight.remove(key);
+        }
+    }
+
+    pub(crate) async fn finish(&self) {
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.tasks.wait()).await;
+    }
+
+    async fn deliver(&self, node: &Node, delivery: &Delivery) -> EffectDone {
+        let sent = match &delivery.receiver {
+            Receiver::Webhook(webhook) => self.webhook(node, delivery, webhook).await,
+            Receiver::Alertmanager(alertmanager) => self.alertmanager(node, delivery, alertmanager).await,
+            Receiver::Pagerduty(pagerduty) => self.pagerduty(delivery, pagerduty).await,
+            Receiver::Slack(slack) => self.slack(delivery, slack).await,
+        };
+        let row = &delivery.row;
+        let at_us = node.now_us();
+        let mut done = EffectDone { episode: row.episode.clone(), receiver: row.receiver.clone(), revision: row.revision, at_us, ..EffectDone::default() };
+        match sent {
+            Ok(status) => {
+                done.delivered = true;
+                done.status = u32::from(status);
+                done.next_at_us = resend_at(delivery, at_us);
+            }
+            Err((status, error)) => {
+                tracing::warn!(receiver = row.receiver, episode = row.episode, error, "not delivered");
+                let wait = (SECOND_US << row.attempts.min(6)).min(RETRY_MAX_US);
+                done.status = u32::from(status);
+                done.error = error;
+                done.next_at_us = at_us + wait;
+            }
+        }
+        done
+    }
+
+    async fn webhook(&self, node: &Node, delivery: &Delivery, webhook: &WebhookReceiver) -> Result<u16, (u16, String)> {
+        let url = if webhook.url_secret_ref.is_empty() { webhook.url.clone() } else { self.secret(&webhook.url_secret_ref).await? };
+        let token = if webhook.token_secret_ref.is_empty() { None } else { Some(self.secret(&webhook.token_secret_ref).await?) };
+        let (name, namespace) = (delivery.episode.slo.clone(), delivery.episode.namespace.clone());
+        let explain = node.query(move |state, _| crate::view::slo_summary(state, &namespace, &name)).await.ok().flatten();
+        let body = cloud_event(delivery, explain);
+        self.post(&url, &body, "application/cloudevents+json", token.as_deref()).await
+    }
+
+    async fn alertmanager(&self, node: &Node, delivery: &Delivery, receiver: &AlertmanagerReceiver) -> Result<u16, (u16, String)> {
+        let e = &delivery.episode;
+        // While firing, the end lies ahead: should everybody here die, Alertmanager resolves it by then.
+        let ends_at = if e.resolved_at_us != 0 { e.resolved_at_us } else { node.now_us() + 5 * RESEND_US };
+        let alert = json!([{
+            "labels": e.labels,
+            "annotations": e.annotations,
+            "startsAt": rfc3339(e.fired_at_us),
+            "endsAt": rfc3339(ends_at),
+        }]);
+        let mut outcome = Err((0, "no URL".to_owned()));
+        let mut failed = None;
+        // Every replica is told: one behind a balancer would not know.
+        for url in &receiver.urls {
+            let url = format!("{}/api/v2/alerts", url.trim_end_matches('/'));
+            match self.post(&url, &alert, "application/json", None).await {
+                Ok(status) => outcome = Ok(status),
+                Err(e) => failed = Some(e),
+            }
+        }
+        failed.map_or(outcome, Err)
+    }
+
+    async fn pagerduty(&self, delivery: &Delivery, receiver: &PagerDutyReceiver) -> Result<u16, (u16, String)> {
+        let e = &delivery.episode;
+        let routing_key = self.secret(&receiver.routing_key_secret_ref).await?;
+        let severity = if e.severity() == Severity::Page { "critical" } else { "warning" };
+        let mut summary = e.annotations.get("summary").cloned().unwrap_or_default();
+        summary.truncate(1_024);
+        let body = json!({
+            "routing_key": routing_key,
+            "event_action": if delivery.row.resolved { "resolve" } else { "trigger" },
+            "dedup_key": e.id,
+            "payload": {"summary": summary, "source": format!("probity/{}", delivery.cluster), "severity": severity, "timestamp": rfc3339(e.fired_at_us),
+                        "component": e.slo, "group": e.namespace, "class": e.rule, "custom_details": e.labels},
+        });
+        self.post("https://events.pagerduty.com/v2/enqueue", &body, "application/json", None).await
+    }
+
+    async fn slack(&self, delivery: &Delivery, receiver: &SlackReceiver) -> Result<u16, (u16, String)> {
+        let e = &delivery.episode;
+        let url = self.secret(&receiver.url_secret_ref).await?;
+        let word = if delivery.row.resolved { "resolved" } else { "FIRING" };
+        let summary = e.annotations.get("summary").cloned().unwrap_or_default();
+        let body = json!({"text": format!("{word}: {}/{} in {}: {summary}", e.slo, e.rule, e.namespace)});
+        self.post(&url, &body, "application/json", None).await
+    }
+
+    async fn secret(&self, name: &str) -> Result<String, (u16, String)> {
+        let dir = self.secrets_dir.as_ref().ok_or_else(|| (0, format!("secret {name:?} is not there: no secretsDir on this host")))?;
+        let read = tokio::fs::read_to_string(dir.join(name)).await;
+        read.map(|t| t.trim_end().to_owned()).map_err(|e| (0, format!("secret {name:?} cannot be read: {}", e.kind())))
+    }
+
+    /// Posts JSON. An error is (status or 0, what a person is told): never the URL, which may be a secret.
+    async fn post(&self, url: &str, body: &Value, content_type: &str, token: Option<&str>) -> Result<u16, (u16, String)> {
+        let parsed = reqwest::Url::parse(url).map_err(|_| (0, "the receiver's URL is no URL".to_owned()))?;
+        self.check_address(&parsed).await?;
+        let mut request = self.client.post(parsed).header("content-type", content_type).body(body.to_string());
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.map_err(|e| (0, cause(&e.without_url())))?;
+        let status = response.status();
+        if status.is_success() { Ok(status.as_u16()) } else { Err((status.as_u16(), format!("the receiver answered {status}"))) }
+    }
+
+    /// The address policy for what coordinators call: not this host, unless allowed.
+    async fn check_address(&self, url: &reqwest::Url) -> Result<(), (u16, String)> {
+        if self.allow_loopback {
+            return Ok(());
+        }
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = url.port_or_known_default().unwrap_or(443);
+        let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|e| (0, format!("the receiver's host cannot be resolved: {e}")))?;
+        let forbidden = |ip: std::net::IpAddr| match ip.to_canonical() {
+            std::net::IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
+            std::net::IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
+        };
+        match found.map(|a| a.ip()).find(|ip| forbidden(*ip)) {
+            Some(ip) => Err((0, format!("{ip} is not allowed for receivers (allowLoopback: true in the coordinator's configuration allows it)"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The innermost cause.
+fn cause(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut inner = std::error::Error::source(error);
+    while let Some(e) = inner {
+        text = e.to_string();
+        inner = e.source();
+    }
+    text
+}
+
+fn due(state: &State, now: i64) -> Vec<Delivery> {
+    state
+        .outbox
+        .iter()
+        .filter(|row| outbox::due(row, now))
+        .filter_map(|row| {
+            let episode = state.episodes.get(&row.episode)?.clone();
+            let resource = state.resources.get(&resource_key("Receiver", &row.namespace, &row.receiver))?;
+            let Some(Spec::Receiver(ReceiverSpec { receiver: Some(receiver) })) = &resource.spec else { return None };
+            Some(Delivery { row: row.clone(), episode, receiver: receiver.clone(), cluster: state.meta().cluster_name.clone() })
+        })
+        .collect()
+}
+
+/// When to send the same again; 0 = never.
+fn resend_at(delivery: &Delivery, now: i64) -> i64 {
+    let resolved_at = delivery.episode.resolved_at_us;
+    match &delivery.receiver {
+        Receiver::Alertmanager(_) if resolved_at == 0 || now < resolved_at + RESEND_RESOLVED_FOR_US => now + RESEND_US,
+        _ => 0,
+    }
+}
+
+/// CloudEvents 1.0, structured mode. The id follows from episode and state: a resend bears the same.
+fn cloud_event(delivery: &Delivery, explain: Option<Value>) -> Value {
+    let e = &delivery.episode;
+    let resolved = delivery.row.resolved;
+    let word = if resolved { "resolved" } else { "firing" };
+    let mut data = json!({
+        "status": word,
+        "episode": e.id,
+        "labels": e.labels,
+        "annotations": e.annotations,
+        "startsAt": rfc3339(e.fired_at_us),
+    });
+    if resolved {
+        data["endsAt"] = rfc3339(e.resolved_at_us).into();
+    }
+    if let Some(explain) = explain {
+        data["slo"] = explain;
+    }
+    json!({
+        "specversion": "1.0",
+        "id": format!("{}/{word}", e.id),
+        "source": format!("probity/{}", delivery.cluster),
+        "type": format!("dev.probity.alert.{word}"),
+        "subject": format!("{}/{}", e.slo, e.rule),
+        "time": rfc3339(if resolved { e.resolved_at_us } else { e.fired_at_us }),
+        "datacontenttype": "application/json",
+        "data": data,
+    })
+}

@@ -1,0 +1,305 @@
+//! Streams of probers. Heartbeats live in the leader's memory; rows and fault reports become commands, acknowledged when committed.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use probity_core::desired::desired_set;
+use probity_core::gameday::LEASE_US;
+use probity_proto::v1::command::Op;
+use probity_proto::v1::coordinator_message::Message as ToProber;
+use probity_proto::v1::prober_message::Message as FromProber;
+use probity_proto::v1::*;
+use probity_rpc::tls::{PeerIdentity, Role};
+use probity_rpc::v1::fleet_server::Fleet;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::node::{Node, ProposeError};
+
+/// A prober's heartbeats.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Silent for this long, and its checks move.
+pub(crate) const SILENT: Duration = Duration::from_secs(3);
+/// Messages to one prober that wait for its stream.
+const OUTGOING: usize = 64;
+/// Messages of rows of one prober that wait for their commit: more wait in the prober's spool.
+const ROWS_WAITING: usize = 4;
+
+/// What a prober said last.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// When.
+    pub at: Instant,
+    /// Its own numbers.
+    pub heartbeat: Heartbeat,
+}
+
+/// The leader's memory of the fleet.
+#[derive(Debug, Default)]
+pub(crate) struct FleetMemory {
+    heard: Mutex<BTreeMap<String, Heard>>,
+    grace_from: Mutex<Option<Instant>>,
+}
+
+impl FleetMemory {
+    pub(crate) fn heard(&self, prober: &str, heartbeat: Heartbeat) {
+        if let Ok(mut heard) = self.heard.lock() {
+            heard.insert(prober.to_owned(), Heard { at: Instant::now(), heartbeat });
+        }
+    }
+
+    /// A new leader gives everybody time to find it.
+    pub(crate) fn start_grace(&self) {
+        if let (Ok(mut grace), Ok(mut heard)) = (self.grace_from.lock(), self.heard.lock()) {
+            *grace = Some(Instant::now());
+            heard.clear();
+        }
+    }
+
+    /// How long a prober has been silent, as far as this leader can know.
+    pub(crate) fn silent_for(&self, prober: &str) -> Duration {
+        let heard = self.heard.lock().ok().and_then(|h| h.get(prober).map(|h| h.at));
+        let grace = self.grace_from.lock().ok().and_then(|g| *g);
+        heard.into_iter().chain(grace).max().map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    pub(crate) fn snapshot(&self) -> BTreeMap<String, Heard> {
+        self.heard.lock().map(|h| h.clone()).unwrap_or_default()
+    }
+}
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct FleetService {
+    pub(crate) node: Node,
+    pub(crate) member: String,
+    pub(crate) secure: bool,
+    pub(crate) flush: Duration,
+    pub(crate) trace_ppm: u32,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: tokio_util::sync::CancellationToken,
+}
+
+type Outgoing = mpsc::Sender<Result<CoordinatorMessage, Status>>;
+
+fn message(message: ToProber) -> Result<CoordinatorMessage, Status> {
+    Ok(CoordinatorMessage { message: Some(message) })
+}
+
+#[tonic::async_trait]
+impl Fleet for FleetService {
+    type SessionStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<CoordinatorMessage, Status>> + Send>>;
+
+    async fn session(&self, request: Request<Streaming<ProberMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+        let identity = PeerIdentity::of_request(&request);
+        let incoming = request.into_inner();
+        let (tx, rx) = mpsc::channel(OUTGOING);
+        let service = self.clone();
+        self.tasks.spawn(async move {
+            let stop = service.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = async {
+                    if let Err(status) = service.serve(incoming, &tx, identity).await {
+                        let _ = tx.send(Err(status)).await;
+                    }
+                } => {}
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+}
+
+impl FleetService {
+    async fn serve(&self, mut incoming: Streaming<ProberMessage>, tx: &Outgoing, identity: Option<PeerIdentity>) -> Result<(), Status> {
+        let Some(ProberMessage { message: Some(FromProber::Hello(hello)) }) = incoming.message().await? else {
+            return Err(Status::invalid_argument("a prober says hello first"));
+        };
+        if self.secure {
+            match &identity {
+                Some(PeerIdentity { name, role: Role::Prober }) if *name == hello.name => {}
+                Some(other) => {
+                    let message = format!("the certificate is of {} {:?}, not of prober {:?}", other.role.as_str(), other.name, hello.name);
+                    return Err(Status::permission_denied(message));
+                }
+                None => return Err(Status::permission_denied("a prober's certificate is wanted")),
+            }
+        }
+        if hello.name.is_empty() || hello.name.len() > 253 {
+            return Err(Status::invalid_argument("a prober's name has 1 to 253 characters"));
+        }
+        if !self.node.leadership.borrow().leading {
+            self.not_leader(tx).await;
+            return Ok(());
+        }
+        let prober = hello.name.clone();
+        let spool_id = hello.spool_id.clone();
+        let op = Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() });
+        self.node.shared.fleet.heard(&prober, Heartbeat::default());
+        match self.node.propose(Node::command(op)).await {
+            Ok(_) => {}
+            Err(ProposeError::Refusal(_)) => {
+                self.not_leader(tx).await;
+                return Ok(());
+            }
+            Err(e) => return Err(Status::unavailable(e.to_string())),
+        }
+        tracing::info!(prober, "prober connected");
+        let welcome = Welcome {
+            cluster_id: String::new(),
+            member: self.member.clone(),
+            heartbeat_us: HEARTBEAT.as_micros() as u64,
+            flush_us: self.flush.as_micros() as u64,
+            unsteady_flush_us: 200_000,
+        };
+        let _ = tx.send(message(ToProber::Welcome(welcome))).await;
+        let _ = tx.send(message(ToProber::Ack(self.ack(&prober, &spool_id).await?))).await;
+        let (rows_tx, rows_rx) = mpsc::channel(ROWS_WAITING);
+        tokio::select! {
+            end = self.listen(&mut incoming, tx, &prober, rows_tx) => end,
+            end = self.commit_rows(rows_rx, tx, &prober, &spool_id) => end,
+            end = self.tell_desired(tx, &prober) => end,
+        }
+    }
+
+    async fn not_leader(&self, tx: &Outgoing) {
+        let leader_address = self
+            .node
+            .query(|state, live| live.status.leader.and_then(|id| state.members.get(&probity_core::number_key(id))).map(|m| m.address.clone()))
+            .await
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        let _ = tx.send(message(ToProber::NotLeader(NotLeader { leader_address }))).await;
+    }
+
+    /// Everything of this spool that is committed.
+    async fn ack(&self, prober: &str, spool_id: &str) -> Result<RowsAck, Status> {
+        let (prober, spool_id) = (prober.to_owned(), spool_id.to_owned());
+        self.node
+            .query(move |state, _| {
+                let known = state.probers.get(&prober).filter(|p| p.spool_id == spool_id);
+                RowsAck { sequence: known.map_or(0, |p| p.last_sequence), spool_id }
+            })
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))
+    }
+
+    async fn listen(&self, incoming: &mut Streaming<ProberMessage>, tx: &Outgoing, prober: &str, rows: mpsc::Sender<FromProber>) -> Result<(), Status> {
+        while let Some(next) = incoming.message().await? {
+            match next.message {
+                Some(FromProber::Heartbeat(heartbeat)) => {
+                    let sent_us = heartbeat.sent_us;
+                    self.node.shared.fleet.heard(prober, heartbeat);
+                    let (fence, committed) =
+                        self.node.query(|state, _| (state.meta().fence, state.meta().halt.is_some())).await.map_err(|e| Status::unavailable(e.to_string()))?;
+                    // Only a leader renews leases.
+                    if !self.node.leadership.borrow().leading {
+                        self.not_leader(tx).await;
+                        return Ok(());
+                    }
+                    let reply = HeartbeatReply {
+                        echo_us: sent_us,
+                        cluster_time_us: self.node.now_us(),
+                        fence,
+                        lease_us: LEASE_US as u64,
+                        halted: committed || self.node.halt_latched(),
+                    };
+                    let _ = tx.send(message(ToProber::Heartbeat(reply))).await;
+                }
+                // A full queue waits here, and so does the prober: its spool is the buffer.
+                Some(other @ (FromProber::Rows(_) | FromProber::Fault(_))) => {
+                    if rows.send(other).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                _ => return Err(Status::invalid_argument("a message that has no place here")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Commits what the prober reports, in its order, and acknowledges what is committed.
+    async fn commit_rows(&self, mut reports: mpsc::Receiver<FromProber>, tx: &Outgoing, prober: &str, spool_id: &str) -> Result<(), Status> {
+        while let Some(report) = reports.recv().await {
+            let (op, ack) = match report {
+                FromProber::Rows(rows) => {
+                    // Nobody reports in another's name.
+                    if rows.rows.iter().any(|r| r.prober != prober) {
+                        return Err(Status::permission_denied("a row of another prober"));
+                    }
+                    (Op::AcceptRows(AcceptRows { rows: rows.rows }), None)
+                }
+                FromProber::Fault(report) => {
+                    let ack = FaultAck { fault_id: report.fault_id.clone(), state: report.state };
+                    (Op::FaultReports(FaultReports { reports: vec![ProberFaultReport { prober: prober.to_owned(), report: Some(report) }] }), Some(ack))
+                }
+                _ => continue,
+            };
+            if let Err(e) = self.node.propose(Node::command(op)).await {
+                tracing::warn!(prober, error = %e, "a report was not committed; the prober sends it again");
+                self.not_leader(tx).await;
+                return Ok(());
+            }
+            let reply = match ack {
+                Some(ack) => ToProber::FaultAck(ack),
+                None => ToProber::Ack(self.ack(prober, spool_id).await?),
+            };
+            let _ = tx.send(message(reply)).await;
+        }
+        Ok(())
+    }
+
+    /// Sends the desired set whenever it changed.
+    async fn tell_desired(&self, tx: &Outgoing, prober: &str) -> Result<(), Status> {
+        let mut changed = self.node.changed();
+        let mut leadership = self.node.leadership();
+        let mut last: Option<DesiredSet> = None;
+        let mut seen = u64::MAX;
+        loop {
+            let (name, trace_ppm, latched) = (prober.to_owned(), self.trace_ppm, self.node.halt_latched());
+            let known = seen;
+            let next = self
+                .node
+                .query(move |state, live| {
+                    let meta = state.meta();
+                    (meta.desired_revision != known).then(|| {
+                        let (assignments, faults) = desired_set(state, &name, trace_ppm);
+                        DesiredSet {
+                            revision: meta.desired_revision,
+                            fence: meta.fence,
+                            cluster_time_us: live.now_us,
+                            assignments,
+                            faults,
+                            halted: latched || meta.halt.is_some(),
+                            lease_us: LEASE_US as u64,
+                        }
+                    })
+                })
+                .await
+                .map_err(|e| Status::unavailable(e.to_string()))?;
+            if !leadership.borrow_and_update().leading {
+                self.not_leader(tx).await;
+                return Ok(());
+            }
+            if let Some(set) = next {
+                seen = set.revision;
+                let comparable = |s: &DesiredSet| DesiredSet { revision: 0, cluster_time_us: 0, assignments: s.assignments.iter().map(|a| AssignmentSpec { next_n: 0, ..a.clone() }).collect(), ..s.clone() };
+                if last.as_ref().map(comparable) != Some(comparable(&set)) {
+                    last = Some(set.clone());
+                    if tx.send(message(ToProber::Desired(set))).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            tokio::select! {
+                end = changed.changed() => if end.is_err() { return Ok(()) },
+                end = leadership.changed() => if end.is_err() { return Ok(()) },
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The handle on a member: propose, look, wait. Everything goes through one bounded channel to the owner of the replica.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use probity_core::State;
+use probity_proto::v1::*;
+use probity_replica::{FormError, Status};
+use probity_rpc::refusal::Refusal;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock::ClusterClock;
+use crate::fleet::FleetMemory;
+
+/// Requests that wait for the replica's owner; more wait at their callers.
+pub(crate) const REQUESTS: usize = 1_024;
+/// How long a proposal may take until its outcome is called unknown.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one try of a linearizable read may take: raft drops them silently during elections.
+const READ_TRY: Duration = Duration::from_millis(500);
+
+/// Why a proposal has no result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// Somebody else leads, nobody does, or the outcome is unknown.
+    #[error(transparent)]
+    Refusal(#[from] Refusal),
+    /// Apply answered no.
+    #[error("{}", .0.message)]
+    Refused(Refused),
+    /// The node is stopping.
+    #[error("the coordinator is stopping")]
+    Stopping,
+}
+
+/// What a look at the state comes with.
+#[derive(Debug)]
+pub struct Live<'a> {
+    /// The member's view of the group.
+    pub status: &'a Status,
+    /// Cluster time now.
+    pub now_us: i64,
+    /// What probers said last, in the leader's memory.
+    pub fleet: &'a BTreeMap<String, crate::fleet::Heard>,
+}
+
+pub(crate) type Query = Box<dyn FnOnce(&State, &Live<'_>) + Send>;
+
+pub(crate) enum Request {
+    Propose(Command, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Read(oneshot::Sender<Result<(), ProposeError>>),
+    Query(Query),
+    Peer(Box<PeerMessage>),
+    Unreachable(u64),
+    Form(String, Vec<u64>, oneshot::Sender<Result<(), FormError>>),
+    Campaign,
+}
+
+/// Who leads, as this member knows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// This member leads, and its LeaderStarted is applied: it may act.
+    pub leading: bool,
+    /// The term.
+    pub term: u64,
+    /// The leader's id.
+    pub leader: Option<u64>,
+}
+
+/// What is shared beside the channel.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) clock: ClusterClock,
+    pub(crate) fleet: FleetMemory,
+    /// A halt that is not committed yet.
+    pub(crate) halt_latch: AtomicBool,
+}
+
+/// The handle.
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub(crate) requests: mpsc::Sender<Request>,
+    pub(crate) applied: watch::Receiver<u64>,
+    pub(crate) leadership: watch::Receiver<Leadership>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Node {
+    /// Proposes a command, and waits until it is committed and applied here. Safe to repeat with the same request id.
+    pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        let (tx, rx) = oneshot::channel();
+        self.requests.send(Request::Propose(command, tx)).await.map_err(|_| ProposeError::Stopping)?;
+        let result = match tokio::time::timeout(PROPOSE_TIMEOUT, rx).await {
+            Ok(Ok(result)) => result?,
+            Ok(Err(_)) => return Err(ProposeError::Stopping),
+            Err(_) => return Err(Refusal::Unknown.into()),
+        };
+        match result.result {
+            Some(command_result::Result::Applied(applied)) => Ok(applied),
+            Some(command_result::Result::Refused(refused)) if refused.code() == RefusalCode::NotInitialized => Err(Refusal::NotInitialized.into()),
+            Some(command_result::Result::Refused(refused)) => Err(ProposeError::Refused(refused)),
+            None => Err(Refusal::Unknown.into()),
+        }
+    }
+
+    /// A command with nothing but its operation; the driver stamps version and time.
+    pub fn command(op: command::Op) -> Command {
+        Command { op: Some(op), ..Command::default() }
+    }
+
+    /// Looks at the state where it lives.
+    pub async fn query<T: Send + 'static>(&self, look: impl FnOnce(&State, &Live<'_>) -> T + Send + 'static) -> Result<T, ProposeError> {
+        let (tx, rx) = oneshot::channel();
+        let query: Query = Box::new(move |state, live| {
+            let _ = tx.send(look(state, live));
+        });
+        self.requests.send(Request::Query(query)).await.map_err(|_| ProposeError::Stopping)?;
+        rx.await.map_err(|_| ProposeError::Stopping)
+    }
+
+    /// Waits until this member's state holds everything that was committed before (ReadIndex).
+    pub async fn read_index(&self) -> Result<(), ProposeError> {
+        let mut last = ProposeError::Refusal(Refusal::NoQuorum);
+        for _ in 0..4 {
+            let (tx, rx) = oneshot::channel();
+            self.requests.send(Request::Read(tx)).await.map_err(|_| ProposeError::Stopping)?;
+            match tokio::time::timeout(READ_TRY, rx).await {
+                Ok(Ok(Ok(()))) => return Ok(()),
+                Ok(Ok(Err(e))) => {
+                    last = e;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                _ => {}
+            }
+        }
+        Err(last)
+    }
+
+    /// The applied index, as it grows.
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.applied.clone()
+    }
+
+    /// Who leads, as it changes.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.leadership.clone()
+    }
+
+    /// Cluster time now.
+    pub fn now_us(&self) -> i64 {
+        self.shared.clock.now_us()
+    }
+
+    /// Whether every fault is to end: committed, or latched until it can be.
+    pub(crate) fn halt_latched(&self) -> bool {
+        self.shared.halt_latch.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn latch_halt(&self, on: bool) {
+        self.shared.halt_latch.store(on, Ordering::Release);
+    }
+
+    pub(crate) async fn form(&self, cluster_id: String, voters: Vec<u64>) -> Result<Result<(), FormError>, ProposeError> {
+        let (tx, rx) = oneshot::channel();
+        self.requests.send(Request::Form(cluster_id, voters, tx)).await.map_err(|_| ProposeError::Stopping)?;
+        rx.await.map_err(|_| ProposeError::Stopping)
+    }
+}

@@ -1,0 +1,441 @@
+//! The operators' service: changes, game days, halt, and the read API over gRPC.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use probity_core::{COMMAND_VERSION, State, admission, resource_key};
+use probity_proto::resources::{self, ParsedResource, Problem};
+use probity_proto::v1::command::Op;
+use probity_proto::v1::resource::Spec;
+use probity_proto::v1::*;
+use probity_rpc::refusal::Refusal;
+use probity_rpc::tls::{PeerIdentity, Role};
+use probity_rpc::v1::operator_server::Operator;
+use probity_rpc::v1::*;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use crate::config::CoordinatorConfig;
+use crate::node::{Node, ProposeError};
+use crate::peer::{Peers, identify};
+use crate::{start, view};
+
+/// A concurrent change of resources is tried again this often.
+const CONFLICT_TRIES: usize = 5;
+/// Readings of one watch that wait for its stream.
+const WATCHED: usize = 4;
+/// A watched reading comes at most this often.
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+#[derive(Debug, Clone)]
+pub(crate) struct OperatorService {
+    pub(crate) node: Node,
+    pub(crate) config: CoordinatorConfig,
+    pub(crate) own: MemberRecord,
+    pub(crate) peers: Peers,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A proposal's error as a status.
+pub(crate) fn status(error: ProposeError) -> Status {
+    match error {
+        ProposeError::Refusal(refusal) => refusal.status(),
+        ProposeError::Stopping => Status::unavailable("the coordinator is stopping"),
+        ProposeError::Refused(refused) => match refused.code() {
+            RefusalCode::NotFound => Status::not_found(refused.message),
+            RefusalCode::AlreadyExists => Status::already_exists(refused.message),
+            RefusalCode::Invalid => Status::invalid_argument(refused.message),
+            _ => Status::failed_precondition(refused.message),
+        },
+    }
+}
+
+impl OperatorService {
+    /// Who asks, if they may.
+    fn allow<T>(&self, request: &Request<T>, changes: bool) -> Result<String, Status> {
+        if self.config.tls.is_none() {
+            return Ok("local".to_owned());
+        }
+        match PeerIdentity::of_request(request) {
+            Some(PeerIdentity { name, role }) if matches!(role, Role::Admin | Role::Operator) || !changes && role == Role::Viewer => Ok(name),
+            Some(PeerIdentity { name, role }) => Err(Status::permission_denied(format!("{name} is {}; this needs an operator or admin", role.as_str()))),
+            None => Err(Status::permission_denied("a certificate of an operator or admin is wanted")),
+        }
+    }
+
+    fn command<T>(&self, request: &Request<T>, actor: String, request_id: &str, op: Op) -> Command {
+        let origin = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
+        Command { request_id: request_id.to_owned(), actor, origin, op: Some(op), ..Command::default() }
+    }
+
+    /// Changes are checked against the leader's state, so only the leader takes them.
+    fn must_lead(&self) -> Result<(), Status> {
+        if self.node.leadership.borrow().leading { Ok(()) } else { Err(Refusal::NotLeader(None).status()) }
+    }
+
+    async fn must_lead_or_hint(&self) -> Result<(), Status> {
+        if self.must_lead().is_ok() {
+            return Ok(());
+        }
+        let (formed, address) = self
+            .node
+            .query(|state, live| {
+                let address = live.status.leader.and_then(|id| state.members.get(&probity_core::number_key(id))).map(|m| m.address.clone());
+                (!live.status.identity.cluster_id.is_empty(), address)
+            })
+            .await
+            .map_err(status)?;
+        if !formed {
+            return Err(Refusal::NotInitialized.status());
+        }
+        let own = self.own.address.clone();
+        Err(Refusal::NotLeader(address.filter(|a| *a != own)).status())
+    }
+
+    async fn change(&self, command: impl Fn(u64) -> Command, base: u64) -> Result<Option<Applied>, Status> {
+        match self.node.propose(command(base)).await {
+            Ok(applied) => Ok(Some(applied)),
+            Err(ProposeError::Refused(r)) if r.code() == RefusalCode::Conflict => Ok(None),
+            Err(e) => Err(status(e)),
+        }
+    }
+}
+
+/// What a checked set of files would do.
+struct Checked {
+    base_revision: u64,
+    puts: Vec<Resource>,
+    deletes: Vec<ResourceKey>,
+    problems: Vec<Problem>,
+    changes: Vec<AppliedChange>,
+    notes: Vec<String>,
+}
+
+fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Checked {
+    let puts: Vec<Resource> = parsed.iter().map(|p| p.resource.clone()).collect();
+    let mut deletes = Vec::new();
+    if request.prune {
+        let matches = |r: &&Resource| request.prune_selector.iter().all(|(k, v)| r.labels.get(k) == Some(v));
+        let kept = |r: &&Resource| puts.iter().any(|p| p.kind == r.kind && p.namespace == r.namespace && p.name == r.name);
+        let gone = state.resources.iter().filter(|r| r.namespace == request.default_namespace).filter(matches).filter(|r| !kept(r));
+        deletes.extend(gone.map(|r| ResourceKey { kind: r.kind.clone(), namespace: r.namespace.clone(), name: r.name.clone() }));
+    }
+    let mut problems: Vec<Problem> = Vec::new();
+    for resource in parsed {
+        if let Some(Spec::Scenario(spec)) = &resource.resource.spec {
+            problems.extend(probity_scenario::validate(spec).into_iter().map(|p| resource.problem(&p.path, p.message, p.hint)));
+        }
+    }
+    for found in admission::problems(state, &puts, &deletes) {
+        let of = |p: &&ParsedResource| p.resource.kind == found.key.kind && p.resource.namespace == found.key.namespace && p.resource.name == found.key.name;
+        problems.push(match parsed.iter().find(of) {
+            Some(resource) => resource.problem(&found.path, found.message, found.hint),
+            None => Problem { file: format!("{}/{}", found.key.kind, found.key.name), line: 1, column: 1, path: found.path, message: found.message, hint: found.hint },
+        });
+    }
+    let mut changes: Vec<AppliedChange> = puts.iter().map(|new| would_change(state, new, request.diff)).collect();
+    changes.extend(deletes.iter().map(|key| AppliedChange { key: Some(key.clone()), action: "deleted".to_owned(), ..AppliedChange::default() }));
+    let notes = puts.iter().filter_map(|r| note(state, r, &puts)).collect();
+    Checked { base_revision: state.meta().resource_revision, puts, deletes, problems, changes, notes }
+}
+
+fn would_change(state: &State, new: &Resource, diff: bool) -> AppliedChange {
+    let old = state.resources.get(&resource_key(&new.kind, &new.namespace, &new.name));
+    let (action, generation) = match old {
+        None => ("created", 1),
+        Some(old) if old.document_json == new.document_json && old.spec == new.spec && old.labels == new.labels => ("unchanged", old.generation),
+        Some(old) => ("configured", old.generation + u64::from(old.spec != new.spec)),
+    };
+    let key = ResourceKey { kind: new.kind.clone(), namespace: new.namespace.clone(), name: new.name.clone() };
+    let diff = if diff && action != "unchanged" { view::diff(&key, old.map_or("", |o| &o.document_json), &new.document_json) } else { String::new() };
+    AppliedChange { key: Some(key), action: action.to_owned(), generation, diff }
+}
+
+/// What an SLO can do, said when it is applied.
+fn note(state: &State, resource: &Resource, puts: &[Resource]) -> Option<String> {
+    let Some(Spec::Slo(slo)) = &resource.spec else { return None };
+    if slo.no_alerts {
+        return Some(format!("SLO {}: no alerts, as asked", resource.name));
+    }
+    let named = puts.iter().find(|p| p.kind == "BurnRatePolicy" && p.namespace == resource.namespace && p.name == slo.policy);
+    let policy = match named.and_then(|r| r.spec.as_ref()) {
+        Some(Spec::BurnRatePolicy(policy)) => policy.clone(),
+        _ => probity_core::slo::policy::of(state, &resource.namespace, slo)?,
+    };
+    let first = policy.rules.first()?;
+    let outage = probity_core::slo::theory::full_outage_us(slo.target_ppm, first);
+    Some(format!("SLO {}: a full outage fires {} after {}", resource.name, first.name, probity_proto::units::format_duration(outage / 100_000 * 100_000)))
+}
+
+fn problem_message(p: &Problem) -> ProblemMessage {
+    ProblemMessage { file: p.file.clone(), line: p.line, column: p.column, path: p.path.clone(), message: p.message.clone(), hint: p.hint.clone() }
+}
+
+type WatchStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<ReadReply, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Operator for OperatorService {
+    type WatchStream = WatchStream;
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
+        let actor = self.allow(&request, true)?;
+        self.must_lead_or_hint().await?;
+        let asked = request.get_ref().clone();
+        let files: Vec<resources::SourceFile> =
+            asked.files.iter().map(|f| resources::SourceFile { name: f.name.clone(), text: f.text.clone() }).collect();
+        let parsed = resources::parse(&files, &asked.default_namespace);
+        for _ in 0..CONFLICT_TRIES {
+            let (resources, query) = (parsed.resources.clone(), asked.clone());
+            let mut checked = self.node.query(move |state, _| check(state, &resources, &query)).await.map_err(status)?;
+            let mut problems = parsed.problems.clone();
+            problems.append(&mut checked.problems);
+            if !problems.is_empty() || asked.dry_run {
+                let changes = if problems.is_empty() { checked.changes } else { Vec::new() };
+                return Ok(Response::new(ApplyReply { changes, problems: problems.iter().map(problem_message).collect(), notes: checked.notes }));
+            }
+            let (puts, deletes) = (checked.puts.clone(), checked.deletes.clone());
+            let command = |base_revision| {
+                let op = Op::ApplyResources(ApplyResources { base_revision, put: puts.clone(), delete: deletes.clone(), purge: false });
+                self.command(&request, actor.clone(), &asked.request_id, op)
+            };
+            let Some(applied) = self.change(command, checked.base_revision).await? else { continue };
+            let changes = applied
+                .changes
+                .into_iter()
+                .map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() })
+                .collect();
+            return Ok(Response::new(ApplyReply { changes, problems: Vec::new(), notes: checked.notes }));
+        }
+        Err(Status::aborted("the resources keep changing under this apply; try again"))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<ApplyReply>, Status> {
+        let actor = self.allow(&request, true)?;
+        self.must_lead_or_hint().await?;
+        let asked = request.get_ref().clone();
+        let key = asked.key.clone().unwrap_or_default();
+        for _ in 0..CONFLICT_TRIES {
+            let wanted = key.clone();
+            let (known, base, problems) = self
+                .node
+                .query(move |state, _| {
+                    let known = state.resources.get(&resource_key(&wanted.kind, &wanted.namespace, &wanted.name)).is_some();
+                    (known, state.meta().resource_revision, admission::problems(state, &[], std::slice::from_ref(&wanted)))
+                })
+                .await
+                .map_err(status)?;
+            if !known {
+                return Err(Status::not_found(format!("no {} {:?} in namespace {:?}", key.kind, key.name, key.namespace)));
+            }
+            if !problems.is_empty() {
+                let problems = problems
+                    .into_iter()
+                    .map(|p| ProblemMessage { file: format!("{}/{}", p.key.kind, p.key.name), line: 1, column: 1, path: p.path, message: p.message, hint: p.hint })
+                    .collect();
+                return Ok(Response::new(ApplyReply { problems, ..ApplyReply::default() }));
+            }
+            let command = |base_revision| {
+                let op = Op::ApplyResources(ApplyResources { base_revision, put: Vec::new(), delete: vec![key.clone()], purge: asked.purge });
+                self.command(&request, actor.clone(), &asked.request_id, op)
+            };
+            let Some(applied) = self.change(command, base).await? else { continue };
+            let changes = applied.changes.into_iter().map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() }).collect();
+            return Ok(Response::new(ApplyReply { changes, ..ApplyReply::default() }));
+        }
+        Err(Status::aborted("the resources keep changing under this delete; try again"))
+    }
+
+    async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
+        self.allow(&request, false)?;
+        let asked = request.into_inner();
+        if !asked.stale {
+            // What only the leader knows (heartbeats, progress) is asked of it too.
+            self.must_lead_or_hint().await?;
+            self.node.read_index().await.map_err(status)?;
+        }
+        self.reading(asked.path).await.map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<ReadRequest>) -> Result<Response<WatchStream>, Status> {
+        self.allow(&request, false)?;
+        self.must_lead_or_hint().await?;
+        let path = request.into_inner().path;
+        // A wrong path is told at once.
+        let mut last = self.reading(path.clone()).await?;
+        let (tx, rx) = tokio::sync::mpsc::channel(WATCHED);
+        let (service, mut changed, mut leadership) = (self.clone(), self.node.changed(), self.node.leadership());
+        tokio::spawn(async move {
+            let _ = tx.send(Ok(last.clone())).await;
+            loop {
+                tokio::select! {
+                    () = service.stop.cancelled() => return,
+                    () = tx.closed() => return,
+                    _ = leadership.changed() => if !leadership.borrow_and_update().leading { return },
+                    end = changed.changed() => if end.is_err() { return },
+                }
+                let Ok(next) = service.reading(path.clone()).await else { return };
+                if view::same(&next.json, &last.json) {
+                    continue;
+                }
+                last = next.clone();
+                if tx.send(Ok(next)).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(WATCH_EVERY).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn start_game_day(&self, request: Request<StartGameDayRequest>) -> Result<Response<StartGameDayReply>, Status> {
+        let actor = self.allow(&request, true)?;
+        self.must_lead_or_hint().await?;
+        let asked = request.get_ref().clone();
+        let (namespace, name, parameters, seed) = (asked.namespace.clone(), asked.scenario.clone(), asked.parameters.clone(), asked.seed);
+        let planned = self
+            .node
+            .query(move |state, _| {
+                let Some(scenario) = state.resources.get(&resource_key("Scenario", &namespace, &name)) else {
+                    return Err(format!("no Scenario {name:?} in namespace {namespace:?}"));
+                };
+                let probers: Vec<&ProberRecord> = state.probers.iter().collect();
+                let plan = probity_scenario::plan(scenario, &parameters, &probers, seed)
+                    .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+                let json = view::plan(state, &plan).to_string();
+                Ok((plan, json))
+            })
+            .await
+            .map_err(status)?;
+        let (plan, plan_json) = planned.map_err(Status::failed_precondition)?;
+        if asked.dry_run {
+            return Ok(Response::new(StartGameDayReply { name: String::new(), plan_json }));
+        }
+        let op = Op::StartGameDay(StartGameDay { plan: Some(plan), trace_id: probity_otel::new_trace_id() });
+        let applied = self.node.propose(self.command(&request, actor, &asked.request_id, op)).await.map_err(status)?;
+        Ok(Response::new(StartGameDayReply { name: applied.name, plan_json }))
+    }
+
+    async fn abort_game_day(&self, request: Request<AbortGameDayRequest>) -> Result<Response<AbortGameDayReply>, Status> {
+        let actor = self.allow(&request, true)?;
+        self.must_lead_or_hint().await?;
+        let asked = request.get_ref().clone();
+        let op = Op::AbortGameDay(AbortGameDay { namespace: asked.namespace, name: asked.name, reason: asked.reason });
+        self.node.propose(self.command(&request, actor, &asked.request_id, op)).await.map_err(status)?;
+        Ok(Response::new(AbortGameDayReply {}))
+    }
+
+    async fn halt(&self, request: Request<HaltRequest>) -> Result<Response<HaltReply>, Status> {
+        let actor = self.allow(&request, true)?;
+        let asked = request.get_ref().clone();
+        // Taken by any coordinator, without a quorum too: its probers hear of it with their next heartbeat.
+        self.node.latch_halt(true);
+        let probers_told = self.node.shared.fleet.snapshot().len() as u32;
+        let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
+        let op = Op::SetHalt(SetHalt { reason: asked.reason });
+        let command = self.command(&request, actor, &asked.request_id, op);
+        match self.node.propose(command.clone()).await {
+            Ok(_) => {
+                self.node.latch_halt(false);
+                Ok(Response::new(HaltReply { committed: true, all_ended_by_us, probers_told }))
+            }
+            Err(ProposeError::Refusal(refusal @ Refusal::NotLeader(Some(_)))) => {
+                self.node.latch_halt(false);
+                Err(refusal.status())
+            }
+            Err(_) => {
+                let service = self.clone();
+                tokio::spawn(async move { service.commit_halt(command).await });
+                Ok(Response::new(HaltReply { committed: false, all_ended_by_us, probers_told }))
+            }
+        }
+    }
+
+    async fn lift_halt(&self, request: Request<LiftHaltRequest>) -> Result<Response<LiftHaltReply>, Status> {
+        let actor = self.allow(&request, true)?;
+        self.must_lead_or_hint().await?;
+        self.node.latch_halt(false);
+        let request_id = request.get_ref().request_id.clone();
+        self.node.propose(self.command(&request, actor, &request_id, Op::LiftHalt(LiftHalt {}))).await.map_err(status)?;
+        Ok(Response::new(LiftHaltReply {}))
+    }
+
+    async fn init_cluster(&self, request: Request<InitClusterRequest>) -> Result<Response<InitClusterReply>, Status> {
+        if self.config.tls.is_some() {
+            match PeerIdentity::of_request(&request) {
+                Some(PeerIdentity { role: Role::Admin, .. }) => {}
+                _ => return Err(Status::permission_denied("an admin's certificate is wanted")),
+            }
+        }
+        self.form_cluster().await.map(Response::new)
+    }
+}
+
+impl OperatorService {
+    async fn reading(&self, path: String) -> Result<ReadReply, Status> {
+        let (result, index, as_of_us) = self
+            .node
+            .query(move |state, live| (view::read(state, live, &path), live.status.applied, state.now()))
+            .await
+            .map_err(status)?;
+        match result {
+            Ok(value) => Ok(ReadReply { json: value.to_string(), index, as_of_us }),
+            Err(e) if e.code == "not_found" => Err(Status::not_found(e.message)),
+            Err(e) => Err(Status::invalid_argument(e.message)),
+        }
+    }
+
+    /// A latched halt is committed as soon as there is a quorum.
+    async fn commit_halt(&self, command: Command) {
+        while self.node.halt_latched() {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+            if self.node.propose(command.clone()).await.is_ok() {
+                self.node.latch_halt(false);
+            }
+        }
+    }
+
+    /// Forms the group of initialMembers: every one must be there, and belong to nobody else.
+    pub(crate) async fn form_cluster(&self) -> Result<InitClusterReply, Status> {
+        let mut members = BTreeMap::new();
+        members.insert(self.own.id, self.own.clone());
+        let mut problems = Vec::new();
+        let own_cluster = self.node.query(|_, live| live.status.identity.cluster_id.clone()).await.map_err(status)?;
+        for (name, address) in self.config.initial_members.iter().filter(|(name, _)| **name != self.config.name) {
+            match identify(address, self.config.tls.as_ref()).await {
+                Ok(reply) if reply.name != *name => problems.push(format!("{address} is member {:?}, not {name:?}", reply.name)),
+                Ok(reply) if reply.initialized && reply.cluster_id != own_cluster => problems.push(format!("{name} belongs to cluster {} already", reply.cluster_id)),
+                Ok(reply) => {
+                    let record = MemberRecord {
+                        id: reply.id,
+                        name: reply.name,
+                        address: address.clone(),
+                        http_address: reply.http_address,
+                        software_version: reply.software_version,
+                        max_command_version: reply.max_command_version,
+                    };
+                    members.insert(reply.id, record);
+                }
+                Err(e) => problems.push(format!("{name}: {e}")),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Status::failed_precondition(format!("cannot form the cluster: {}", problems.join("; "))));
+        }
+        let already = self.node.query(|state, _| state.meta().cluster_id.clone()).await.map_err(status)?;
+        if !already.is_empty() {
+            return Err(Status::already_exists(format!("already initialised as cluster {already}")));
+        }
+        let cluster_id = if own_cluster.is_empty() { format!("{:016x}", rand::random::<u64>()) } else { own_cluster };
+        let members: Vec<MemberRecord> = members.into_values().collect();
+        start::form_group(&self.node, &self.peers, self.config.tls.as_ref(), &self.own, &cluster_id, &members).await?;
+        let version = members.iter().map(|m| m.max_command_version).min().unwrap_or(COMMAND_VERSION);
+        let op = Op::InitCluster(InitCluster { cluster_id: cluster_id.clone(), cluster_name: self.config.cluster.clone(), version, members: members.clone() });
+        start::propose_patiently(&self.node, Node::command(op)).await.map_err(status)?;
+        Ok(InitClusterReply { cluster_id, members })
+    }
+}

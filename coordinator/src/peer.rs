@@ -1,0 +1,205 @@
+//! Members among themselves: a bounded queue and a stream to each; what cannot be delivered is dropped, raft sends it again.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use probity_proto::v1::{MemberRecord, PeerMessage};
+use probity_rpc::MESSAGE_BYTES_MAX;
+use probity_rpc::client::channel;
+use probity_rpc::tls::{PeerIdentity, Role, TlsFiles};
+use probity_rpc::v1::peer_client::PeerClient;
+use probity_rpc::v1::peer_server::Peer;
+use probity_rpc::v1::*;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::{Request as Rpc, Response, Status, Streaming};
+
+use crate::node::{Node, Request};
+
+/// Messages to one member that wait for its stream.
+const QUEUE: usize = 4_096;
+/// Messages inside its stream.
+const IN_STREAM: usize = 256;
+
+/// The ways to the other members.
+#[derive(Debug, Clone)]
+pub(crate) struct Peers {
+    queues: Arc<Mutex<BTreeMap<u64, (mpsc::Sender<PeerMessage>, watch::Sender<String>)>>>,
+    tls: Option<TlsFiles>,
+    requests: mpsc::Sender<Request>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    runtime: tokio::runtime::Handle,
+    own_id: u64,
+}
+
+impl Peers {
+    pub(crate) fn new(own_id: u64, tls: Option<TlsFiles>, requests: mpsc::Sender<Request>, tasks: TaskTracker, stop: CancellationToken) -> Peers {
+        Peers { queues: Arc::default(), tls, requests, tasks, stop, runtime: tokio::runtime::Handle::current(), own_id }
+    }
+
+    /// Where a member is reached.
+    pub(crate) fn set_address(&self, id: u64, address: &str) {
+        if id == self.own_id || address.is_empty() {
+            return;
+        }
+        let Ok(mut queues) = self.queues.lock() else { return };
+        if let Some((_, known)) = queues.get(&id) {
+            known.send_replace(address.to_owned());
+            return;
+        }
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let (address_tx, address_rx) = watch::channel(address.to_owned());
+        queues.insert(id, (tx, address_tx));
+        let task = deliver(id, address_rx, rx, self.tls.clone(), self.requests.clone());
+        let stop = self.stop.clone();
+        self.tasks.spawn_on(
+            async move {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = task => {}
+                }
+            },
+            &self.runtime,
+        );
+    }
+
+    /// Queues a message; raft copes with a loss.
+    pub(crate) fn send(&self, message: PeerMessage) {
+        let Ok(queues) = self.queues.lock() else { return };
+        if let Some((queue, _)) = queues.get(&message.to) {
+            let _ = queue.try_send(message);
+        }
+    }
+}
+
+async fn deliver(id: u64, address: watch::Receiver<String>, mut queue: mpsc::Receiver<PeerMessage>, tls: Option<TlsFiles>, requests: mpsc::Sender<Request>) {
+    loop {
+        let to = address.borrow().clone();
+        if let Ok(channel) = channel(&to, tls.as_ref()) {
+            let mut client = PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
+            let (tx, rx) = mpsc::channel(IN_STREAM);
+            let call = client.deliver(ReceiverStream::new(rx));
+            tokio::pin!(call);
+            loop {
+                tokio::select! {
+                    _ = &mut call => break,
+                    message = queue.recv() => match message {
+                        Some(message) => {
+                            tokio::select! {
+                                _ = &mut call => break,
+                                sent = tx.send(message) => if sent.is_err() { break },
+                            }
+                        }
+                        None => return,
+                    },
+                }
+            }
+        }
+        let _ = requests.try_send(Request::Unreachable(id));
+        // What waited is old by now.
+        while queue.try_recv().is_ok() {}
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// The service for other members.
+#[derive(Debug, Clone)]
+pub(crate) struct PeerService {
+    pub(crate) node: Node,
+    pub(crate) peers: Peers,
+    pub(crate) own: MemberRecord,
+    pub(crate) secure: bool,
+}
+
+impl PeerService {
+    fn check<T>(&self, request: &Rpc<T>, admin: bool) -> Result<(), Status> {
+        if !self.secure {
+            return Ok(());
+        }
+        match PeerIdentity::of_request(request) {
+            Some(PeerIdentity { role: Role::Coordinator, .. }) => Ok(()),
+            Some(PeerIdentity { role: Role::Admin, .. }) if admin => Ok(()),
+            _ => Err(Status::permission_denied("a coordinator's certificate is wanted")),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    async fn deliver(&self, request: Rpc<Streaming<PeerMessage>>) -> Result<Response<DeliverReply>, Status> {
+        self.check(&request, false)?;
+        let mut stream = request.into_inner();
+        while let Some(message) = stream.message().await? {
+            // Back-pressure: the sender's queue fills, and drops.
+            if self.node.requests.send(Request::Peer(Box::new(message))).await.is_err() {
+                break;
+            }
+        }
+        Ok(Response::new(DeliverReply {}))
+    }
+
+    async fn identify(&self, request: Rpc<IdentifyRequest>) -> Result<Response<IdentifyReply>, Status> {
+        self.check(&request, true)?;
+        let cluster_id = self.node.query(|_, live| live.status.identity.cluster_id.clone()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        Ok(Response::new(IdentifyReply {
+            id: self.own.id,
+            name: self.own.name.clone(),
+            initialized: !cluster_id.is_empty(),
+            cluster_id,
+            address: self.own.address.clone(),
+            http_address: self.own.http_address.clone(),
+            max_command_version: self.own.max_command_version,
+            software_version: self.own.software_version.clone(),
+        }))
+    }
+
+    async fn form(&self, request: Rpc<FormRequest>) -> Result<Response<FormReply>, Status> {
+        self.check(&request, false)?;
+        let request = request.into_inner();
+        let voters = request.members.iter().map(|m| m.id).collect();
+        self.node
+            .form(request.cluster_id, voters)
+            .await
+            .map_err(|e| Status::unavailable(e.to_string()))?
+            .map_err(|e| Status::failed_precondition(e.to_string()))?;
+        for member in &request.members {
+            self.peers.set_address(member.id, &member.address);
+        }
+        Ok(Response::new(FormReply {}))
+    }
+}
+
+/// Finds the other first members: a restarted one may hear of them before its state tells it where they are.
+pub(crate) async fn find_members(addresses: Vec<String>, tls: Option<TlsFiles>, peers: Peers, stop: CancellationToken) {
+    let mut missing = addresses;
+    while !missing.is_empty() {
+        let mut still = Vec::new();
+        for address in missing {
+            match identify(&address, tls.as_ref()).await {
+                Ok(reply) => peers.set_address(reply.id, &address),
+                Err(_) => still.push(address),
+            }
+        }
+        missing = still;
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+    }
+}
+
+/// Who is at an address.
+pub(crate) async fn identify(address: &str, tls: Option<&TlsFiles>) -> Result<IdentifyReply, String> {
+    let channel = channel(address, tls).map_err(|e| e.to_string())?;
+    let mut client = PeerClient::new(channel);
+    let call = client.identify(IdentifyRequest {});
+    match tokio::time::timeout(Duration::from_secs(3), call).await {
+        Ok(Ok(reply)) => Ok(reply.into_inner()),
+        Ok(Err(status)) => Err(format!("{address}: {}", status.message())),
+        Err(_) => Err(format!("{address}: no answer within 3 s")),
+    }
+}

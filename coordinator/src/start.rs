@@ -1,0 +1,289 @@
+//! Starting and stopping a coordinator: everything is opened and bound before anything is served.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use probity_core::COMMAND_VERSION;
+use probity_proto::v1::command::Op;
+use probity_proto::v1::*;
+use probity_replica::{Config, Fatal, OpenError, Replica};
+use probity_rpc::MESSAGE_BYTES_MAX;
+use probity_rpc::client::channel;
+use probity_rpc::refusal::Refusal;
+use probity_rpc::tls::{TlsError, TlsFiles};
+use probity_rpc::v1::FormRequest;
+use probity_rpc::v1::fleet_server::FleetServer;
+use probity_rpc::v1::operator_server::OperatorServer;
+use probity_rpc::v1::peer_client::PeerClient;
+use probity_rpc::v1::peer_server::PeerServer;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::transport::Server;
+
+use crate::clock::ClusterClock;
+use crate::config::CoordinatorConfig;
+use crate::driver::Driver;
+use crate::effects::Effects;
+use crate::fleet::{FleetMemory, FleetService};
+use crate::node::{Leadership, Node, ProposeError, REQUESTS, Shared};
+use crate::operator::OperatorService;
+use crate::peer::{PeerService, Peers, find_members};
+use crate::telemetry::GameDayTraces;
+use crate::{heartbeat, http, leader};
+
+/// A coordinator cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory cannot be made or read.
+    #[error("cannot use the data directory {}", dir.display())]
+    DataDir {
+        /// Which.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Another process has it.
+    #[error("the data directory {} is in use by another process", .0.display())]
+    InUse(PathBuf),
+    /// The file is no store of ours.
+    #[error("cannot open {}; it is left as it is (restore a backup, or start with an empty data directory)", path.display())]
+    Open {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: redb::DatabaseError,
+    },
+    /// The file is no store of ours, and redb could not even say so.
+    #[error("{} is no store of probity, or it is truncated; it is left as it is", .0.display())]
+    NoStore(PathBuf),
+    /// What the store holds does not fit together.
+    #[error("cannot use the store; it is left as it is (restore a backup, or start with an empty data directory)")]
+    Replica(#[from] OpenError),
+    /// An address is taken or not ours.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The TLS files.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The TLS files do not fit together.
+    #[error("the TLS files in {} do not work", dir.display())]
+    TlsConfig {
+        /// Where they are.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// The HTTP client for notifications.
+    #[error("cannot make the HTTP client")]
+    Client(#[from] reqwest::Error),
+    /// The first group of one could not be formed.
+    #[error("cannot form the cluster: {0}")]
+    Form(String),
+}
+
+/// A running coordinator.
+#[derive(Debug)]
+pub struct Running {
+    /// The handle.
+    pub node: Node,
+    /// Where the HTTP side listens.
+    pub http_addr: SocketAddr,
+    /// Where the gRPC side listens.
+    pub grpc_addr: SocketAddr,
+    driver: tokio::task::JoinHandle<Result<(), Fatal>>,
+    tasks: TaskTracker,
+    otel: probity_otel::Otel,
+    stop: CancellationToken,
+}
+
+impl Running {
+    /// Waits until it has ended: by its stop token, or because its store failed.
+    pub async fn wait(self) -> Result<(), Fatal> {
+        let end = self.driver.await.unwrap_or(Ok(()));
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
+        self.otel.shutdown().await;
+        end
+    }
+}
+
+/// Opens the store; one process at a time.
+fn open(config: &CoordinatorConfig) -> Result<Replica, StartError> {
+    let dir = &config.data_dir;
+    std::fs::create_dir_all(dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+    let path = dir.join("coordinator.redb");
+    // redb may panic on a file that is none of its own; nothing is written before that.
+    let opened = std::panic::catch_unwind(|| redb::Database::create(&path));
+    let db = match opened {
+        Ok(Ok(db)) => db,
+        Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => return Err(StartError::InUse(dir.clone())),
+        Ok(Err(source)) => return Err(StartError::Open { path, source }),
+        Err(_) => return Err(StartError::NoStore(path)),
+    };
+    let replica_config = Config { new_id: rand::random::<u64>() >> 1 | 1, ..Config::default() };
+    Ok(Replica::open(replica_config, db, rand::random())?)
+}
+
+/// Starts a coordinator; it runs until `stop`.
+pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result<Running, StartError> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let http_listener = bind(config.http).await?;
+    let grpc_listener = bind(config.grpc).await?;
+    let http_addr = http_listener.local_addr().map_err(|source| StartError::Listen { address: config.http, source })?;
+    let grpc_addr = grpc_listener.local_addr().map_err(|source| StartError::Listen { address: config.grpc, source })?;
+    let tls = config.tls.as_ref().map(TlsFiles::server).transpose()?;
+    let replica = open(&config)?;
+    let identity = replica.identity();
+    let address = if config.advertise.is_empty() { grpc_addr.to_string() } else { config.advertise.clone() };
+    let own = MemberRecord {
+        id: identity.id,
+        name: config.name.clone(),
+        address,
+        http_address: http_addr.to_string(),
+        software_version: env!("CARGO_PKG_VERSION").to_owned(),
+        max_command_version: COMMAND_VERSION,
+    };
+    let (requests_tx, requests) = mpsc::channel(REQUESTS);
+    let (applied, applied_rx) = watch::channel(0);
+    let (leadership, leadership_rx) = watch::channel(Leadership::default());
+    let shared = Arc::new(Shared { clock: ClusterClock::new(), fleet: FleetMemory::default(), halt_latch: AtomicBool::new(false) });
+    let node = Node { requests: requests_tx.clone(), applied: applied_rx, leadership: leadership_rx, shared };
+    let tasks = TaskTracker::new();
+    let peers = Peers::new(identity.id, config.tls.clone(), requests_tx, tasks.clone(), stop.clone());
+    let driver = Driver { replica, node: node.clone(), requests, applied, leadership, peers: peers.clone(), address_of: Default::default() };
+    let driver_stop = stop.clone();
+    // redb blocks: the owner has a thread of its own, with a runtime of one.
+    let driver = tokio::task::spawn_blocking(move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(driver.run(driver_stop)),
+        Err(e) => {
+            tracing::error!(error = %e, "cannot start the driver's runtime");
+            Ok(())
+        }
+    });
+    let effects = Effects::new(config.secrets_dir.clone(), config.allow_loopback)?;
+    tasks.spawn(leader::run(node.clone(), effects, GameDayTraces::new(config.otel.clone()), stop.clone()));
+    if let Some(heartbeat) = config.heartbeat.clone() {
+        tasks.spawn(heartbeat::run(node.clone(), heartbeat, config.secrets_dir.clone(), stop.clone()));
+    }
+    let others = config.initial_members.iter().filter(|(name, _)| **name != config.name).map(|(_, a)| a.clone()).collect();
+    tasks.spawn(find_members(others, config.tls.clone(), peers.clone(), stop.clone()));
+    tasks.spawn(keep_own_record(node.clone(), own.clone(), stop.clone()));
+    let secure = config.tls.is_some();
+    let fleet = FleetService {
+        node: node.clone(),
+        member: config.name.clone(),
+        secure,
+        flush: config.flush,
+        trace_ppm: config.trace_ppm,
+        tasks: tasks.clone(),
+        stop: stop.clone(),
+    };
+    let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), secure };
+    let operator = OperatorService { node: node.clone(), config: config.clone(), own: own.clone(), peers: peers.clone(), stop: stop.clone() };
+    let mut server = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .tcp_nodelay(true)
+        .max_concurrent_streams(1_024);
+    if let (Some(tls), Some(files)) = (tls, &config.tls) {
+        server = server.tls_config(tls).map_err(|source| StartError::TlsConfig { dir: files.dir.clone(), source })?;
+    }
+    let router = server
+        .add_service(FleetServer::new(fleet).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(OperatorServer::new(operator.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX));
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(grpc_listener);
+    let serve_stop = stop.clone();
+    tasks.spawn(async move {
+        // A client that stays does not keep us: the stop cuts it off.
+        tokio::select! {
+            end = router.serve_with_incoming(incoming) => if let Err(e) = end { tracing::error!(error = %e, "the gRPC side ended") },
+            () = serve_stop.cancelled() => {}
+        }
+    });
+    tasks.spawn(http::serve(http_listener, http::router(node.clone(), own), stop.clone()));
+    let running = Running { node, http_addr, grpc_addr, driver, tasks, otel: config.otel.clone(), stop };
+    if config.auto_init {
+        let initialized = running.node.query(|state, _| !state.meta().cluster_id.is_empty()).await.unwrap_or(false);
+        if !initialized && let Err(status) = operator.form_cluster().await
+            && status.code() != tonic::Code::AlreadyExists
+        {
+            return Err(StartError::Form(status.message().to_owned()));
+        }
+    }
+    Ok(running)
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })
+}
+
+/// Forms the group: every other member first, this one last, which then asks for votes.
+pub(crate) async fn form_group(
+    node: &Node,
+    peers: &Peers,
+    tls: Option<&TlsFiles>,
+    own: &MemberRecord,
+    cluster_id: &str,
+    members: &[MemberRecord],
+) -> Result<(), Status> {
+    // This one first of all on its own disk: should it die in between, it goes on with the same cluster id.
+    let voters: Vec<u64> = members.iter().map(|m| m.id).collect();
+    for member in members.iter().filter(|m| m.id != own.id) {
+        let channel = channel(&member.address, tls).map_err(|e| Status::failed_precondition(e.to_string()))?;
+        let request = FormRequest { cluster_id: cluster_id.to_owned(), members: members.to_vec() };
+        PeerClient::new(channel).form(request).await.map_err(|s| Status::failed_precondition(format!("{}: {}", member.name, s.message())))?;
+        peers.set_address(member.id, &member.address);
+    }
+    node.form(cluster_id.to_owned(), voters).await.map_err(crate::operator::status)?.map_err(|e| Status::failed_precondition(e.to_string()))?;
+    let _ = node.requests.send(crate::node::Request::Campaign).await;
+    Ok(())
+}
+
+/// Proposes while the first leader is elected.
+pub(crate) async fn propose_patiently(node: &Node, command: Command) -> Result<Applied, ProposeError> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match node.propose(command.clone()).await {
+            Err(ProposeError::Refusal(Refusal::NotLeader(None) | Refusal::NoQuorum)) if Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// A leader whose addresses or version changed says so.
+async fn keep_own_record(node: Node, own: MemberRecord, stop: CancellationToken) {
+    let mut leadership = node.leadership();
+    loop {
+        if leadership.borrow_and_update().leading {
+            let key = probity_core::number_key(own.id);
+            let mine = own.clone();
+            let stale = node.query(move |state, _| state.members.get(&key).is_some_and(|m| *m != mine)).await.unwrap_or(false);
+            if stale {
+                let _ = node.propose(Node::command(Op::PutMember(PutMember { member: Some(own.clone()) }))).await;
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            end = leadership.changed() => if end.is_err() { return },
+        }
+    }
+}

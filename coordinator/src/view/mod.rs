@@ -1,0 +1,222 @@
+//! The read API (docs/api.md): pure functions from the state to JSON. The same for HTTP, the command line and the web page.
+
+mod items;
+mod status;
+
+use std::collections::BTreeMap;
+
+use probity_core::State;
+use probity_core::account::AccountView;
+use probity_proto::reason;
+use probity_proto::v1::{GameDayPlan, ResourceKey};
+use serde_json::{Value, json};
+
+use crate::node::Live;
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+pub struct ViewError {
+    /// `not_found` or `bad_request`.
+    pub code: &'static str,
+    /// For a person.
+    pub message: String,
+}
+
+fn not_found(message: impl Into<String>) -> ViewError {
+    ViewError { code: "not_found", message: message.into() }
+}
+
+/// Filters of a list.
+#[derive(Debug, Default)]
+struct Query {
+    namespace: Option<String>,
+    selector: BTreeMap<String, String>,
+    subject: Option<String>,
+    after: Option<u64>,
+}
+
+/// Answers a path such as `/api/v1/probes?namespace=shop`.
+pub fn read(state: &State, live: &Live<'_>, path: &str) -> Result<Value, ViewError> {
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let query = parse_query(query)?;
+    let rest = path.strip_prefix("/api/v1/").ok_or_else(|| not_found(format!("no path {path:?} (the read API is below /api/v1/)")))?;
+    let parts: Vec<String> = rest.split('/').filter(|p| !p.is_empty()).map(decode).collect();
+    let mut value = match parts.as_slice() {
+        [one] if one == "status" => status::status(state, live),
+        [kind] => {
+            let items = items::list(state, live, kind, &query).ok_or_else(|| unknown_kind(kind))?;
+            json!({"items": items})
+        }
+        [kind, rest @ ..] => {
+            if !items::KINDS.contains(&kind.as_str()) {
+                return Err(unknown_kind(kind));
+            }
+            let missing = || not_found(format!("no {} {:?}{}", kind.trim_end_matches('s'), rest[rest.len() - 1], if rest.len() > 1 { format!(" in namespace {:?}", rest[0]) } else { String::new() }));
+            items::one(state, live, kind, rest).ok_or_else(missing)?
+        }
+        [] => return Err(not_found("nothing is asked for (see docs/api.md)")),
+    };
+    value["asOf"] = json!({
+        "index": live.status.applied,
+        "time": rfc3339(state.now()),
+        "ageSeconds": seconds((live.now_us - state.now()).max(0)),
+        "member": status::member_name(state, live.status.identity.id),
+    });
+    Ok(value)
+}
+
+fn unknown_kind(kind: &str) -> ViewError {
+    not_found(format!("no kind {kind:?} (known: status, {})", items::KINDS.join(", ")))
+}
+
+fn parse_query(query: &str) -> Result<Query, ViewError> {
+    let mut parsed = Query::default();
+    for pair in query.split('&').filter(|p| !p.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = decode(value);
+        match key {
+            "namespace" => parsed.namespace = Some(value),
+            "for" => parsed.subject = Some(value),
+            "after" => parsed.after = value.parse().ok(),
+            "selector" => {
+                for label in value.split(',').filter(|l| !l.is_empty()) {
+                    let Some((k, v)) = label.split_once('=') else {
+                        return Err(ViewError { code: "bad_request", message: format!("{label:?} is no label (want key=value)") });
+                    };
+                    parsed.selector.insert(k.to_owned(), v.to_owned());
+                }
+            }
+            "stale" => {}
+            other => return Err(ViewError { code: "bad_request", message: format!("unknown parameter {other:?}") }),
+        }
+    }
+    Ok(parsed)
+}
+
+/// Undoes percent-encoding.
+fn decode(text: &str) -> String {
+    let mut out = Vec::new();
+    let bytes = text.as_bytes();
+    let mut i = 0;
+    while i < bytes.len() {
+        let hex = bytes.get(i + 1..i + 3).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (bytes[i], hex) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                i += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                i += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A time as RFC 3339 in UTC with microseconds.
+pub(crate) fn rfc3339(us: i64) -> String {
+    jiff::Timestamp::from_microsecond(us).map(|t| format!("{t:.6}")).unwrap_or_default()
+}
+
+/// A time that may not have come yet.
+fn time(us: i64) -> Value {
+    if us == 0 { Value::Null } else { rfc3339(us).into() }
+}
+
+fn seconds(us: i64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn seconds_u(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// A number of thousandths.
+fn milli(value: u64) -> f64 {
+    value as f64 / 1e3
+}
+
+/// Text that may be empty: then it is absent.
+fn text(value: &str) -> Value {
+    if value.is_empty() { Value::Null } else { value.into() }
+}
+
+/// Drops absent fields: an absent value is absent, never null.
+fn compact(mut value: Value) -> Value {
+    match &mut value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            for v in map.values_mut() {
+                *v = compact(v.take());
+            }
+        }
+        Value::Array(items) => {
+            for item in items {
+                *item = compact(item.take());
+            }
+        }
+        _ => {}
+    }
+    value
+}
+
+fn account(view: &AccountView) -> Value {
+    let missed: serde_json::Map<String, Value> =
+        view.missed.iter().map(|(number, count)| (reason::from_number(*number as i32).label(), (*count).into())).collect();
+    json!({
+        "planned": view.planned, "good": view.good, "bad": view.bad, "missed": missed,
+        "pending": view.pending, "extra": view.extra, "unexplained": view.unexplained,
+    })
+}
+
+/// The numbers of an SLO, for notifications.
+pub(crate) fn slo_summary(state: &State, namespace: &str, name: &str) -> Option<Value> {
+    items::slo_status(state, namespace, name).map(compact)
+}
+
+/// A plan, as `gameday plan` shows it.
+pub(crate) fn plan(state: &State, plan: &GameDayPlan) -> Value {
+    items::plan(state, plan)
+}
+
+/// Whether two readings differ in nothing but when they were taken.
+pub(crate) fn same(a: &str, b: &str) -> bool {
+    let strip = |text: &str| {
+        let mut value: Value = serde_json::from_str(text).unwrap_or_default();
+        value.as_object_mut().map(|o| o.remove("asOf"));
+        value
+    };
+    strip(a) == strip(b)
+}
+
+/// A line diff of two documents, as pretty JSON.
+pub(crate) fn diff(key: &ResourceKey, old: &str, new: &str) -> String {
+    let pretty = |text: &str| -> Vec<String> {
+        let value: Value = serde_json::from_str(text).unwrap_or_default();
+        if text.is_empty() { Vec::new() } else { serde_json::to_string_pretty(&value).unwrap_or_default().lines().map(str::to_owned).collect() }
+    };
+    let (old, new) = (pretty(old), pretty(new));
+    let mut out = format!("--- {}/{} (live)\n+++ {}/{} (files)\n", key.kind, key.name, key.kind, key.name);
+    // Longest common subsequence: documents are small.
+    let mut lcs = vec![vec![0usize; new.len() + 1]; old.len() + 1];
+    for i in (0..old.len()).rev() {
+        for j in (0..new.len()).rev() {
+            lcs[i][j] = if old[i] == new[j] { lcs[i + 1][j + 1] + 1 } else { lcs[i + 1][j].max(lcs[i][j + 1]) };
+        }
+    }
+    let (mut i, mut j) = (0, 0);
+    while i < old.len() || j < new.len() {
+        if i < old.len() && j < new.len() && old[i] == new[j] {
+            out.push_str(&format!(" {}\n", old[i]));
+            (i, j) = (i + 1, j + 1);
+        } else if j < new.len() && (i == old.len() || lcs[i][j + 1] >= lcs[i + 1][j]) {
+            out.push_str(&format!("+{}\n", new[j]));
+            j += 1;
+        } else {
+            out.push_str(&format!("-{}\n", old[i]));
+            i += 1;
+        }
+    }
+    out
+}

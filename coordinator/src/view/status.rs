@@ -1,0 +1,98 @@
+//! `/api/v1/status`: one look at the cluster.
+
+use probity_core::{State, account, gameday, number_key};
+use probity_proto::v1::*;
+use probity_replica::Role;
+use serde_json::{Value, json};
+
+use super::{account as account_json, compact, rfc3339};
+use crate::node::Live;
+
+/// The name of a member, or its id.
+pub(super) fn member_name(state: &State, id: u64) -> String {
+    state.members.get(&number_key(id)).map_or_else(|| format!("{id:x}"), |m| m.name.clone())
+}
+
+pub(super) fn status(state: &State, live: &Live<'_>) -> Value {
+    let meta = state.meta();
+    let total = account::total(state, live.now_us);
+    let count = |wanted: Verdict| state.checks.iter().filter(|c| c.verdict() == wanted).count();
+    let alerts = |wanted: AlertState| state.alerts.iter().filter(|a| a.state() == wanted).count();
+    let leader = live.status.leader.map(|id| {
+        let member = state.members.get(&number_key(id)).cloned().unwrap_or_default();
+        json!({"id": format!("{id:x}"), "name": member_name(state, id), "address": member.address})
+    });
+    let halt = meta.halt.as_ref().map(|h| json!({"reason": h.reason, "actor": h.actor, "at": rfc3339(h.at_us)}));
+    compact(json!({
+        "cluster": {"id": meta.cluster_id, "name": meta.cluster_name, "version": meta.version, "initialized": !meta.cluster_id.is_empty()},
+        "leader": leader,
+        "term": live.status.term,
+        "index": live.status.applied,
+        "stateHash": format!("{:016x}", state.hash()),
+        "members": state.members.iter().map(|m| member(live, m)).collect::<Vec<_>>(),
+        "probers": {
+            "total": state.probers.len(),
+            "alive": state.probers.iter().filter(|p| p.alive).count(),
+            "sick": state.probers.iter().filter(|p| p.sick).count(),
+        },
+        "checks": {"up": count(Verdict::Up), "down": count(Verdict::Down), "unknown": count(Verdict::Unknown)},
+        "alerts": {"firing": alerts(AlertState::Firing), "pending": alerts(AlertState::Pending)},
+        "gameDays": {"running": gameday::running(state)},
+        "faults": {"active": state.faults.iter().filter(|f| f.active_at_us != 0 && f.ended_at_us == 0).count()},
+        "runs": account_json(&total),
+        "halt": halt,
+        "degraded": degraded(state, live, total.unexplained),
+    }))
+}
+
+pub(super) fn member(live: &Live<'_>, m: &MemberRecord) -> Value {
+    let status = live.status;
+    let progress = status.progress.get(&m.id);
+    let role = match status.leader {
+        Some(id) if id == m.id => "leader",
+        _ if !status.voters.contains(&m.id) => "unknown",
+        Some(_) => "follower",
+        None => "unknown",
+    };
+    json!({
+        "id": format!("{:x}", m.id), "name": m.name, "address": m.address, "httpAddress": m.http_address, "version": m.software_version,
+        "role": role,
+        "matchIndex": progress.map(|p| p.matched),
+        "lagEntries": progress.map(|p| status.last.saturating_sub(p.matched)),
+        "reachable": progress.map(|p| p.recent),
+    })
+}
+
+/// What a person should look at.
+fn degraded(state: &State, live: &Live<'_>, unexplained: i64) -> Vec<String> {
+    let mut found = Vec::new();
+    if live.status.leader.is_none() {
+        found.push("no leader: there is no quorum".to_owned());
+    }
+    if live.status.role == Role::Leader {
+        for (id, progress) in &live.status.progress {
+            if !progress.recent {
+                found.push(format!("member {} does not answer", member_name(state, *id)));
+            }
+        }
+    }
+    if unexplained != 0 {
+        found.push(format!("{unexplained} runs are unexplained: a bug, please report it"));
+    }
+    for prober in state.probers.iter().filter(|p| !p.alive) {
+        found.push(format!("prober {} is silent", prober.name));
+    }
+    for alert in state.alerts.iter().filter(|a| a.state() == AlertState::Firing) {
+        found.push(format!("alert {}/{} fires", alert.slo, alert.rule));
+    }
+    for check in state.checks.iter().filter(|c| c.verdict() == Verdict::Down) {
+        found.push(format!("{} is down", check.check));
+    }
+    for row in state.outbox.iter().filter(|r| !r.last_error.is_empty()) {
+        found.push(format!("receiver {} cannot be told: {}", row.receiver, row.last_error));
+    }
+    if let Some(halt) = &state.meta().halt {
+        found.push(format!("halted by {}: {}", halt.actor, halt.reason));
+    }
+    found
+}
