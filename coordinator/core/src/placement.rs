@@ -119,18 +119,41 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever the zones and the count: a leave costs a check at most the leaver, a join brings at most the new one, and a
+        /// zone is used twice only when every other one with somebody left is used.
+        #[test]
+        fn a_join_or_leave_moves_only_its_share(zones in proptest::collection::vec(0..4usize, 2..16), count in 0..6u32, leaver: proptest::sample::Index) {
+            let fleet: Vec<ProberRecord> = zones.iter().enumerate().map(|(i, z)| prober(&format!("p{i}"), ["a", "b", "c", "d"][*z])).collect();
+            let all: Vec<&ProberRecord> = fleet.iter().collect();
+            let gone = &fleet[leaver.index(fleet.len())].name;
+            let rest: Vec<&ProberRecord> = fleet.iter().filter(|p| &p.name != gone).collect();
+            let placement = Placement { count, ..Placement::default() };
+            for n in 0..20 {
+                let check = format!("default/c{n}");
+                let (with, without) = (choose(&check, &placement, &all), choose(&check, &placement, &rest));
+                proptest::prop_assert!(with.iter().filter(|p| *p != gone).all(|p| without.contains(p)));
+                let new = without.iter().filter(|p| !with.contains(p)).count();
+                proptest::prop_assert!(new <= usize::from(with.contains(gone)));
+                let used = |zone: &str| fleet.iter().filter(|p| p.labels["zone"] == zone && with.contains(&p.name)).count();
+                let free = |zone: &str| fleet.iter().any(|p| p.labels["zone"] == zone && !with.contains(&p.name));
+                for zone in ["a", "b", "c", "d"].into_iter().filter(|z| free(z)) {
+                    proptest::prop_assert!(["a", "b", "c", "d"].iter().all(|other| used(other) <= used(zone) + 1));
+                }
+            }
+        }
+    }
+
     #[test]
-    fn a_leave_moves_only_its_share() {
+    fn checks_are_spread_over_the_fleet() {
         let fleet: Vec<ProberRecord> = (0..10).map(|i| prober(&format!("p{i}"), "a")).collect();
         let all: Vec<&ProberRecord> = fleet.iter().collect();
-        let rest: Vec<&ProberRecord> = fleet.iter().skip(1).collect();
-        for n in 0..200 {
-            let check = format!("default/c{n}");
-            let before = choose(&check, &Placement::default(), &all);
-            let after = choose(&check, &Placement::default(), &rest);
-            let kept = before.iter().filter(|p| after.contains(p)).count();
-            let lost = usize::from(before.contains(&"p0".to_owned()));
-            assert_eq!(kept, before.len() - lost);
+        let mut load: BTreeMap<String, usize> = BTreeMap::new();
+        for n in 0..1_000 {
+            for name in choose(&format!("default/c{n}"), &Placement::default(), &all) {
+                *load.entry(name).or_default() += 1;
+            }
         }
+        assert!(load.len() == 10 && load.values().all(|n| (230..=370).contains(n)), "{load:?}");
     }
 }

@@ -1,0 +1,174 @@
+//! Who runs what when probers come and go: nothing is planned twice, nothing that was planned is forgotten.
+
+mod common;
+
+use common::*;
+use probity_core::assign;
+use probity_proto::v1::*;
+
+const WEB: &str = "default/web";
+
+/// Three probers in three zones, one probe that all of them run.
+fn three() -> World {
+    let mut world = World::new();
+    for (name, zone) in [("p0", "a"), ("p1", "b"), ("p2", "c")] {
+        world.join(name, zone);
+    }
+    world.put(vec![probe("web", S)]);
+    world.pass(10 * S);
+    assert_eq!(world.runners(WEB), ["p0", "p1", "p2"]);
+    world
+}
+
+fn ids(world: &World) -> Vec<u64> {
+    assign::of_check(&world.state, WEB).filter(|a| a.until_us == 0).map(|a| a.id).collect()
+}
+
+#[test]
+fn a_restart_of_everything_goes_on_where_it_was() {
+    let mut world = three();
+    let before = ids(&world);
+    // Not all of them were noticed at once.
+    world.leave(&["p0", "p1", "p2"]);
+    world.pass(3_600 * S);
+    assert_eq!(ids(&world), before, "nobody else could run it");
+    for (name, zone) in [("p1", "b"), ("p0", "a"), ("p2", "c")] {
+        world.join(name, zone);
+        world.pass(S / 10);
+    }
+    assert_eq!(ids(&world), before, "the same assignments go on, and nobody waits");
+    for prober in ["p0", "p1", "p2"] {
+        world.report(WEB, prober, Reason::ProberOff);
+    }
+    let account = world.account();
+    assert_eq!((account.missed_total(), account.pending), (account.planned, 0));
+}
+
+#[test]
+fn noticed_one_by_one_a_restart_of_everything_waits_for_nobody() {
+    let mut world = three();
+    for name in ["p0", "p1", "p2"] {
+        world.leave(&[name]);
+        world.pass(S);
+    }
+    for (name, zone) in [("p0", "a"), ("p1", "b"), ("p2", "c")] {
+        world.join(name, zone);
+        world.pass(S);
+    }
+    assert_eq!(world.runners(WEB), ["p0", "p1", "p2"]);
+}
+
+#[test]
+fn who_does_not_come_back_is_not_waited_for() {
+    let mut world = three();
+    world.leave(&["p0", "p1", "p2"]);
+    world.pass(S);
+    world.join("p0", "a");
+    assert_eq!(world.runners(WEB), ["p0", "p1", "p2"], "the others may follow");
+    world.pass(31 * S);
+    assert_eq!(world.runners(WEB), ["p0"]);
+    world.join("p1", "b");
+    assert_eq!(world.runners(WEB), ["p0"], "too late: it must stay first");
+}
+
+#[test]
+fn checks_move_in_the_command_that_tells_of_the_silence() {
+    let mut world = three();
+    world.join("p3", "a");
+    world.join("p4", "b");
+    world.pass(5 * S);
+    for leaver in ["p0", "p1", "p2", "p3", "p4"] {
+        if !world.runners(WEB).contains(&leaver.to_owned()) {
+            continue;
+        }
+        let others: Vec<String> = world.runners(WEB).into_iter().filter(|p| p != leaver).collect();
+        world.leave(&[leaver]);
+        let now = world.runners(WEB);
+        assert!(!now.contains(&leaver.to_owned()));
+        assert!(others.iter().all(|p| now.contains(p)), "only its own share moves");
+        assert_eq!(now.len(), 3, "somebody else runs it");
+        break;
+    }
+}
+
+#[test]
+fn the_wait_doubles_with_each_flap_and_is_forgiven() {
+    let mut world = three();
+    for wait in [30, 60, 120, 240, 480, 600, 600] {
+        world.leave(&["p2"]);
+        assert_eq!(world.runners(WEB), ["p0", "p1"]);
+        world.join("p2", "c");
+        world.pass(wait * S - 1);
+        assert_eq!(world.runners(WEB), ["p0", "p1"], "before {wait} s");
+        world.pass(1);
+        assert_eq!(world.runners(WEB), ["p0", "p1", "p2"], "after {wait} s");
+    }
+    world.pass(601 * S);
+    world.leave(&["p2"]);
+    world.join("p2", "c");
+    world.pass(30 * S);
+    assert_eq!(world.runners(WEB), ["p0", "p1", "p2"]);
+}
+
+#[test]
+fn the_only_one_left_need_not_wait() {
+    let mut world = three();
+    world.leave(&["p2"]);
+    world.join("p2", "c");
+    world.leave(&["p0", "p1"]);
+    assert_eq!(world.runners(WEB), ["p2"], "waiting helps no one");
+}
+
+#[test]
+fn what_moved_is_still_owed_by_who_had_it() {
+    let mut world = three();
+    let old = world.open(WEB, "p2").expect("runs");
+    let due = assign::end_n(&old, world.time_us);
+    world.leave(&["p2"]);
+    world.pass(S);
+    // Isolated, it went on for a while: what came after its end is extra, what it missed there is nothing.
+    let rows = [(due - old.next_n) as u32, 5, 2];
+    let row = world.next_row("p2", old.id, old.next_n, &[(rows[0], Reason::Good), (rows[1], Reason::Good), (rows[2], Reason::ProberOff)]);
+    world.rows(vec![row]);
+    let account = world.account();
+    assert_eq!((account.good, account.extra), (u64::from(rows[0]), 5));
+    assert!(world.state.assignments.get(&probity_core::number_key(old.id)).is_none(), "all known: folded");
+    assert_eq!(account, probity_core::account::of_probe(&world.state, "default", "web", world.state.now()));
+}
+
+#[test]
+fn a_prober_that_no_longer_fits_stops_even_when_nobody_does() {
+    let mut world = three();
+    let nowhere = Placement { selector: Some(Selector { match_labels: [("zone".to_owned(), "mars".to_owned())].into() }), ..Placement::default() };
+    world.put(vec![probe_with("web", S, nowhere, &[("", "127.0.0.1:1")])]);
+    assert!(world.runners(WEB).is_empty());
+    assert_eq!(world.verdict(WEB), Verdict::Unknown);
+}
+
+#[test]
+fn a_target_chooses_its_vantage_points() {
+    let mut world = three();
+    let mut tills = probe_with("tills", S, Placement::default(), &[("t1", "10.0.0.1:1"), ("t2", "10.0.0.2:1")]);
+    let Some(resource::Spec::Probe(spec)) = &mut tills.spec else { unreachable!("made above") };
+    spec.placement = Some(Placement { selector: Some(Selector { match_labels: [("zone".to_owned(), "$(target.labels.zone)".to_owned())].into() }), ..Placement::default() });
+    for (target, zone) in spec.targets.iter_mut().zip(["a", "c"]) {
+        target.labels.insert("zone".to_owned(), zone.to_owned());
+    }
+    world.put(vec![tills]);
+    assert_eq!(world.runners("default/tills/t1"), ["p0"]);
+    assert_eq!(world.runners("default/tills/t2"), ["p2"]);
+}
+
+#[test]
+fn what_nobody_reports_is_lost_after_the_spools_bound() {
+    let mut world = three();
+    world.leave(&["p2"]);
+    let owed = world.account().pending;
+    world.delete("Probe", "web");
+    world.pass(24 * HOUR);
+    assert_eq!(world.account().pending, owed, "its spool may still come");
+    world.pass(2 * HOUR);
+    let account = world.account();
+    assert_eq!(account.missed, [(Reason::ProberLost as u32, owed)].into());
+    assert_eq!((account.pending, world.state.assignments.len()), (0, 0));
+}
