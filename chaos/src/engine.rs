@@ -329,9 +329,7 @@ impl Worker {
 
 fn mode(fault: &Fault) -> Mode {
     match fault {
-        Fault::Latency { delay_us, jitter_us, .. } => {
-            Mode::Latency { delay: Duration::from_micros(*delay_us), jitter: Duration::from_micros(*jitter_us) }
-        }
+        Fault::Latency { delay_us, jitter_us, .. } => Mode::Latency { delay: Duration::from_micros(*delay_us), jitter: Duration::from_micros(*jitter_us) },
         Fault::Cut { .. } => Mode::Cut,
         Fault::Reset { .. } => Mode::Reset,
         Fault::Blackhole { .. } => Mode::Blackhole,

@@ -108,7 +108,8 @@ impl CoordinatorConfig {
         let heartbeat = match &file.heartbeat {
             None => None,
             Some(h) => {
-                let every = h.every.as_deref().map_or(Ok(60_000_000), units::parse_duration).map_err(|m| format!("{}: heartbeat.every: {m}", path.display()))?;
+                let every =
+                    h.every.as_deref().map_or(Ok(60_000_000), units::parse_duration).map_err(|m| format!("{}: heartbeat.every: {m}", path.display()))?;
                 Some(HeartbeatConfig { url_secret_ref: h.url.secret_ref.clone(), every: Duration::from_micros(every.max(1_000_000)) })
             }
         };

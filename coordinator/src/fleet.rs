@@ -288,7 +288,12 @@ impl FleetService {
             }
             if let Some(set) = next {
                 seen = set.revision;
-                let comparable = |s: &DesiredSet| DesiredSet { revision: 0, cluster_time_us: 0, assignments: s.assignments.iter().map(|a| AssignmentSpec { next_n: 0, ..a.clone() }).collect(), ..s.clone() };
+                let comparable = |s: &DesiredSet| DesiredSet {
+                    revision: 0,
+                    cluster_time_us: 0,
+                    assignments: s.assignments.iter().map(|a| AssignmentSpec { next_n: 0, ..a.clone() }).collect(),
+                    ..s.clone()
+                };
                 if last.as_ref().map(comparable) != Some(comparable(&set)) {
                     last = Some(set.clone());
                     if tx.send(message(ToProber::Desired(set))).await.is_err() {

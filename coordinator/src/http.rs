@@ -59,7 +59,9 @@ async fn guard(State(shared): State<Shared>, request: Request, next: Next) -> Re
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     let policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; frame-ancestors 'none'";
-    for (name, value) in [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer"), ("content-security-policy", policy), ("cache-control", "no-store")] {
+    for (name, value) in
+        [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer"), ("content-security-policy", policy), ("cache-control", "no-store")]
+    {
         headers.insert(name, HeaderValue::from_static(value));
     }
     response
@@ -121,7 +123,9 @@ mod tests {
     #[test]
     fn hosts_of_others_are_refused() {
         let own = MemberRecord { address: "c1.example.com:7601".to_owned(), ..MemberRecord::default() };
-        for (host, ours) in [("127.0.0.1:7600", true), ("localhost:7600", true), ("[::1]:7600", true), ("c1.example.com:7600", true), ("evil.example:7600", false), ("", false)] {
+        for (host, ours) in
+            [("127.0.0.1:7600", true), ("localhost:7600", true), ("[::1]:7600", true), ("c1.example.com:7600", true), ("evil.example:7600", false), ("", false)]
+        {
             assert_eq!(known_host(host, &own), ours, "{host}");
         }
     }

@@ -61,7 +61,12 @@ pub(crate) fn render(state: &State, live: &Live<'_>) -> String {
     slos(state, &mut out);
     let stuck = state.outbox.iter().filter(|r| r.delivered_revision != r.revision).count();
     out.metric("probity_notifications_waiting", "gauge", "Receivers that do not know the latest state of an episode.", one(stuck as f64));
-    out.metric("probity_faults_active", "gauge", "Faults that are active.", one(state.faults.iter().filter(|f| f.active_at_us != 0 && f.ended_at_us == 0).count() as f64));
+    out.metric(
+        "probity_faults_active",
+        "gauge",
+        "Faults that are active.",
+        one(state.faults.iter().filter(|f| f.active_at_us != 0 && f.ended_at_us == 0).count() as f64),
+    );
     out.0
 }
 
@@ -85,6 +90,8 @@ fn slos(state: &State, out: &mut Text) {
         })
     });
     out.metric("probity_slo_burn_rate", "gauge", "The burn rate over a rule's windows.", burns);
-    let firing = all.iter().flat_map(|(l, e)| e.rules.iter().map(move |r| (format!("{l},rule={}", quoted(&r.rule.name)), f64::from(u8::from(r.state == AlertState::Firing)))));
+    let firing = all
+        .iter()
+        .flat_map(|(l, e)| e.rules.iter().map(move |r| (format!("{l},rule={}", quoted(&r.rule.name)), f64::from(u8::from(r.state == AlertState::Firing)))));
     out.metric("probity_alert_firing", "gauge", "Whether a rule fires.", firing);
 }

@@ -132,7 +132,14 @@ fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Ch
         let of = |p: &&ParsedResource| p.resource.kind == found.key.kind && p.resource.namespace == found.key.namespace && p.resource.name == found.key.name;
         problems.push(match parsed.iter().find(of) {
             Some(resource) => resource.problem(&found.path, found.message, found.hint),
-            None => Problem { file: format!("{}/{}", found.key.kind, found.key.name), line: 1, column: 1, path: found.path, message: found.message, hint: found.hint },
+            None => Problem {
+                file: format!("{}/{}", found.key.kind, found.key.name),
+                line: 1,
+                column: 1,
+                path: found.path,
+                message: found.message,
+                hint: found.hint,
+            },
         });
     }
     let mut changes: Vec<AppliedChange> = puts.iter().map(|new| would_change(state, new, request.diff)).collect();
@@ -183,8 +190,7 @@ impl Operator for OperatorService {
         let actor = self.allow(&request, true)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
-        let files: Vec<resources::SourceFile> =
-            asked.files.iter().map(|f| resources::SourceFile { name: f.name.clone(), text: f.text.clone() }).collect();
+        let files: Vec<resources::SourceFile> = asked.files.iter().map(|f| resources::SourceFile { name: f.name.clone(), text: f.text.clone() }).collect();
         let parsed = resources::parse(&files, &asked.default_namespace);
         for _ in 0..CONFLICT_TRIES {
             let (resources, query) = (parsed.resources.clone(), asked.clone());
@@ -201,11 +207,8 @@ impl Operator for OperatorService {
                 self.command(&request, actor.clone(), &asked.request_id, op)
             };
             let Some(applied) = self.change(command, checked.base_revision).await? else { continue };
-            let changes = applied
-                .changes
-                .into_iter()
-                .map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() })
-                .collect();
+            let changes =
+                applied.changes.into_iter().map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() }).collect();
             return Ok(Response::new(ApplyReply { changes, problems: Vec::new(), notes: checked.notes }));
         }
         Err(Status::aborted("the resources keep changing under this apply; try again"))
@@ -232,7 +235,14 @@ impl Operator for OperatorService {
             if !problems.is_empty() {
                 let problems = problems
                     .into_iter()
-                    .map(|p| ProblemMessage { file: format!("{}/{}", p.key.kind, p.key.name), line: 1, column: 1, path: p.path, message: p.message, hint: p.hint })
+                    .map(|p| ProblemMessage {
+                        file: format!("{}/{}", p.key.kind, p.key.name),
+                        line: 1,
+                        column: 1,
+                        path: p.path,
+                        message: p.message,
+                        hint: p.hint,
+                    })
                     .collect();
                 return Ok(Response::new(ApplyReply { problems, ..ApplyReply::default() }));
             }
@@ -241,7 +251,8 @@ impl Operator for OperatorService {
                 self.command(&request, actor.clone(), &asked.request_id, op)
             };
             let Some(applied) = self.change(command, base).await? else { continue };
-            let changes = applied.changes.into_iter().map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() }).collect();
+            let changes =
+                applied.changes.into_iter().map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() }).collect();
             return Ok(Response::new(ApplyReply { changes, ..ApplyReply::default() }));
         }
         Err(Status::aborted("the resources keep changing under this delete; try again"))
@@ -374,11 +385,8 @@ impl Operator for OperatorService {
 
 impl OperatorService {
     async fn reading(&self, path: String) -> Result<ReadReply, Status> {
-        let (result, index, as_of_us) = self
-            .node
-            .query(move |state, live| (view::read(state, live, &path), live.status.applied, state.now()))
-            .await
-            .map_err(status)?;
+        let (result, index, as_of_us) =
+            self.node.query(move |state, live| (view::read(state, live, &path), live.status.applied, state.now())).await.map_err(status)?;
         match result {
             Ok(value) => Ok(ReadReply { json: value.to_string(), index, as_of_us }),
             Err(e) if e.code == "not_found" => Err(Status::not_found(e.message)),
@@ -408,7 +416,9 @@ impl OperatorService {
         for (name, address) in self.config.initial_members.iter().filter(|(name, _)| **name != self.config.name) {
             match identify(address, self.config.tls.as_ref()).await {
                 Ok(reply) if reply.name != *name => problems.push(format!("{address} is member {:?}, not {name:?}", reply.name)),
-                Ok(reply) if reply.initialized && reply.cluster_id != own_cluster => problems.push(format!("{name} belongs to cluster {} already", reply.cluster_id)),
+                Ok(reply) if reply.initialized && reply.cluster_id != own_cluster => {
+                    problems.push(format!("{name} belongs to cluster {} already", reply.cluster_id))
+                }
                 Ok(reply) => {
                     let record = MemberRecord {
                         id: reply.id,

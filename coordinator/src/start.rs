@@ -221,7 +221,8 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let running = Running { node, http_addr, grpc_addr, driver, tasks, otel: config.otel.clone(), stop };
     if config.auto_init {
         let initialized = running.node.query(|state, _| !state.meta().cluster_id.is_empty()).await.unwrap_or(false);
-        if !initialized && let Err(status) = operator.form_cluster().await
+        if !initialized
+            && let Err(status) = operator.form_cluster().await
             && status.code() != tonic::Code::AlreadyExists
         {
             return Err(StartError::Form(status.message().to_owned()));

@@ -91,11 +91,7 @@ struct Driver {
 /// Runs a prober until `stop`; what it owes is on its disk when this returns.
 pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Error> {
     let db = open(&config.data_dir)?;
-    let engine_config = EngineConfig {
-        journal_dir: config.data_dir.clone(),
-        proxies: config.proxies.clone(),
-        allow: config.faults_allow.clone(),
-    };
+    let engine_config = EngineConfig { journal_dir: config.data_dir.clone(), proxies: config.proxies.clone(), allow: config.faults_allow.clone() };
     let (engine, mut fault_events) = Engine::open(engine_config).await?;
     let start_wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
     let session_config = Config {
@@ -253,14 +249,8 @@ impl Driver {
     fn send_heartbeat(&mut self) {
         let Some(outgoing) = &self.outgoing else { return };
         let (spooled_rows, spooled_bytes, dropped_slots) = self.session.spooled();
-        let heartbeat = Heartbeat {
-            sent_us: self.mono_us(),
-            desired_revision: self.session.revision(),
-            spooled_rows,
-            spooled_bytes,
-            dropped_slots,
-            sick: false,
-        };
+        let heartbeat =
+            Heartbeat { sent_us: self.mono_us(), desired_revision: self.session.revision(), spooled_rows, spooled_bytes, dropped_slots, sick: false };
         let _ = outgoing.try_send(ProberMessage { message: Some(ToCoordinator::Heartbeat(heartbeat)) });
     }
 

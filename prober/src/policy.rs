@@ -36,8 +36,16 @@ mod tests {
     #[test]
     fn a_prober_of_a_cluster_stays_outside() {
         for (address, allowed) in [
-            ("127.0.0.1", false), ("::1", false), ("169.254.169.254", false), ("fe80::1", false), ("0.0.0.0", false),
-            ("::ffff:127.0.0.1", false), ("fd00:ec2::254", false), ("10.0.0.1", true), ("192.168.1.1", true), ("93.184.216.34", true),
+            ("127.0.0.1", false),
+            ("::1", false),
+            ("169.254.169.254", false),
+            ("fe80::1", false),
+            ("0.0.0.0", false),
+            ("::ffff:127.0.0.1", false),
+            ("fd00:ec2::254", false),
+            ("10.0.0.1", true),
+            ("192.168.1.1", true),
+            ("93.184.216.34", true),
         ] {
             let ip: IpAddr = address.parse().expect("an address");
             assert_eq!(AddressPolicy::Remote.allows(ip), allowed, "{address}");

@@ -3,11 +3,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=schema");
     println!("cargo:rerun-if-changed=../schema");
     let descriptors = protox::compile(["schema/api.proto"], ["schema", "../schema"])?;
-    let api = descriptors
-        .file
-        .iter()
-        .find(|file| file.name() == "api.proto")
-        .expect("api.proto was just compiled");
+    let api = descriptors.file.iter().find(|file| file.name() == "api.proto").expect("api.proto was just compiled");
     let own: std::collections::BTreeSet<_> = api.message_type.iter().map(|m| m.name().to_owned()).collect();
     let mut build = tonic_prost_build::configure().btree_map(".");
     // Every message that is not declared here is probity-proto's.

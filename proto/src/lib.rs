@@ -9,8 +9,8 @@ pub mod v1 {
 }
 
 pub mod check;
-pub mod reason;
-pub mod slots;
 pub mod lower;
+pub mod reason;
 pub mod resources;
+pub mod slots;
 pub mod units;

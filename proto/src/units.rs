@@ -1,15 +1,7 @@
 //! Durations, percentages and numbers as people write them, to integers and back.
 
-const UNITS: &[(&str, u64)] = &[
-    ("us", 1),
-    ("µs", 1),
-    ("ms", 1_000),
-    ("s", 1_000_000),
-    ("m", 60_000_000),
-    ("h", 3_600_000_000),
-    ("d", 86_400_000_000),
-    ("w", 7 * 86_400_000_000),
-];
+const UNITS: &[(&str, u64)] =
+    &[("us", 1), ("µs", 1), ("ms", 1_000), ("s", 1_000_000), ("m", 60_000_000), ("h", 3_600_000_000), ("d", 86_400_000_000), ("w", 7 * 86_400_000_000)];
 
 /// Microseconds of `300ms`, `1h30m`, `1.5s`, `30d`. Units: us, ms, s, m, h, d, w.
 pub fn parse_duration(text: &str) -> Result<u64, String> {
@@ -58,7 +50,13 @@ pub fn format_duration(us: u64) -> String {
         return "0s".to_owned();
     }
     if us < 60_000_000 {
-        let (unit, scale) = if us >= 1_000_000 { ("s", 1_000_000) } else if us >= 1_000 { ("ms", 1_000) } else { ("us", 1) };
+        let (unit, scale) = if us >= 1_000_000 {
+            ("s", 1_000_000)
+        } else if us >= 1_000 {
+            ("ms", 1_000)
+        } else {
+            ("us", 1)
+        };
         return format!("{}{unit}", decimal(us, scale));
     }
     let mut text = String::new();
@@ -130,7 +128,15 @@ mod tests {
 
     #[test]
     fn durations_both_ways() {
-        let cases = [("300ms", 300_000), ("8.6s", 8_600_000), ("1m30s", 90_000_000), ("14m24s", 864_000_000), ("30d", 2_592_000_000_000), ("1d12h", 129_600_000_000), ("45us", 45)];
+        let cases = [
+            ("300ms", 300_000),
+            ("8.6s", 8_600_000),
+            ("1m30s", 90_000_000),
+            ("14m24s", 864_000_000),
+            ("30d", 2_592_000_000_000),
+            ("1d12h", 129_600_000_000),
+            ("45us", 45),
+        ];
         for (text, us) in cases {
             assert_eq!(parse_duration(text), Ok(us), "{text}");
             assert_eq!(format_duration(us), text);

@@ -104,10 +104,8 @@ fn step(
     let chosen = pick(group, &fault, &step.fault, probers, seed);
     match chosen {
         Ok(chosen) => {
-            let faults = chosen
-                .into_iter()
-                .map(|prober| PlannedFault { fault_id: format!("{}/{prober}", step.name), prober, spec: Some(fault_spec.clone()) })
-                .collect();
+            let faults =
+                chosen.into_iter().map(|prober| PlannedFault { fault_id: format!("{}/{prober}", step.name), prober, spec: Some(fault_spec.clone()) }).collect();
             Some(PlannedStep { name: step.name.clone(), after_us, hold_us, faults })
         }
         Err(message) => {
@@ -120,8 +118,7 @@ fn step(
 /// The probers of a group that can do it, as many as wanted, in an order that the seed gives.
 fn pick(group: &TargetGroup, fault: &Fault, kind: &str, probers: &[&ProberRecord], seed: u64) -> Result<Vec<String>, String> {
     let labels = group.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
-    let matching: Vec<&&ProberRecord> =
-        probers.iter().filter(|p| p.alive && labels.iter().all(|(k, v)| p.labels.get(k) == Some(v))).collect();
+    let matching: Vec<&&ProberRecord> = probers.iter().filter(|p| p.alive && labels.iter().all(|(k, v)| p.labels.get(k) == Some(v))).collect();
     if matching.is_empty() {
         return Err(format!("no prober that is alive matches target group {:?}", group.name));
     }

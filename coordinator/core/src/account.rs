@@ -120,14 +120,8 @@ pub(crate) fn fold_if_done(state: &mut State, id: u64) {
     let check = a.check.clone();
     slo::ledger::materialize_check(state, &check);
     let Some(a) = assign::remove(state, id) else { return };
-    let account = Account {
-        planned: assign::last_end_n(&a) - a.first_n,
-        good: a.good,
-        bad: a.bad,
-        missed: a.missed,
-        extra: a.extra,
-        bad_by_reason: a.bad_by_reason,
-    };
+    let account =
+        Account { planned: assign::last_end_n(&a) - a.first_n, good: a.good, bad: a.bad, missed: a.missed, extra: a.extra, bad_by_reason: a.bad_by_reason };
     match state.checks.get_mut(&check) {
         Some(record) => merge(record.closed.get_or_insert_default(), &account),
         None => fold_closed(state, &account),

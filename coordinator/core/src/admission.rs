@@ -30,8 +30,7 @@ pub struct After<'a> {
 impl<'a> After<'a> {
     /// The state's, with the change laid over them.
     pub fn new(state: &'a State, puts: &'a [Resource], deletes: &[ResourceKey]) -> Self {
-        let mut resources: BTreeMap<String, &Resource> =
-            state.resources.iter().map(|r| (resource_key(&r.kind, &r.namespace, &r.name), r)).collect();
+        let mut resources: BTreeMap<String, &Resource> = state.resources.iter().map(|r| (resource_key(&r.kind, &r.namespace, &r.name), r)).collect();
         for key in deletes {
             resources.remove(&resource_key(&key.kind, &key.namespace, &key.name));
         }
@@ -61,7 +60,9 @@ pub fn problems(state: &State, puts: &[Resource], deletes: &[ResourceKey]) -> Ve
         check(&after, resource, &mut found);
     }
     // What stays must not lose what it refers to.
-    for resource in after.resources.values().filter(|r| !deletes.is_empty() && !puts.iter().any(|p| p.kind == r.kind && p.namespace == r.namespace && p.name == r.name)) {
+    for resource in
+        after.resources.values().filter(|r| !deletes.is_empty() && !puts.iter().any(|p| p.kind == r.kind && p.namespace == r.namespace && p.name == r.name))
+    {
         let mut broken = Vec::new();
         check(&after, resource, &mut broken);
         for problem in broken {

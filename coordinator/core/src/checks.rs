@@ -17,9 +17,7 @@ pub(crate) fn sync(state: &mut State, namespace: &str, probe: &str) {
         }
     }
     for mut new in wanted {
-        let same_schedule = |old: &CheckRecord| {
-            old.spec == new.spec && old.interval_us == new.interval_us && old.thresholds_us == new.thresholds_us
-        };
+        let same_schedule = |old: &CheckRecord| old.spec == new.spec && old.interval_us == new.interval_us && old.thresholds_us == new.thresholds_us;
         let changed = state.checks.get(&new.check).is_some_and(|old| !same_schedule(old));
         if changed {
             // First: what is folded now goes into the old record's account.

@@ -5,8 +5,5 @@ use crate::{account, fleet, gameday, slo};
 
 /// The next such moment in log time.
 pub fn next_deadline(state: &State) -> Option<i64> {
-    [account::next_deadline(state), fleet::next_deadline(state), slo::next_deadline(state), gameday::next_deadline(state)]
-        .into_iter()
-        .flatten()
-        .min()
+    [account::next_deadline(state), fleet::next_deadline(state), slo::next_deadline(state), gameday::next_deadline(state)].into_iter().flatten().min()
 }

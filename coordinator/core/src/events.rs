@@ -14,14 +14,7 @@ pub fn record(state: &mut State, kind: &str, namespace: &str, subject: &str, mes
     let meta = state.meta_mut();
     let sequence = meta.next_event;
     meta.next_event += 1;
-    state.events.put(EventRecord {
-        sequence,
-        at_us,
-        kind: kind.to_owned(),
-        subject: subject.to_owned(),
-        namespace: namespace.to_owned(),
-        message,
-    });
+    state.events.put(EventRecord { sequence, at_us, kind: kind.to_owned(), subject: subject.to_owned(), namespace: namespace.to_owned(), message });
     if let Some(old) = sequence.checked_sub(EVENTS_KEPT as u64) {
         state.events.remove(&number_key(old));
     }

@@ -56,8 +56,7 @@ fn matches(selector: Option<&Selector>, labels: &BTreeMap<String, String>) -> bo
 pub(crate) fn place(state: &mut State, check: &str) {
     let Some(record) = state.checks.get(check).cloned() else { return };
     let now = state.now();
-    let open: Vec<(u64, String)> =
-        assign::of_check(state, check).filter(|a| a.until_us == 0).map(|a| (a.id, a.prober.clone())).collect();
+    let open: Vec<(u64, String)> = assign::of_check(state, check).filter(|a| a.until_us == 0).map(|a| (a.id, a.prober.clone())).collect();
     let placed = placed(state, &record, &open, now);
     for (id, _) in open.iter().filter(|(_, p)| !placed.contains(p)) {
         assign::end(state, *id);
@@ -75,8 +74,7 @@ fn placed(state: &State, check: &CheckRecord, open: &[(u64, String)], now: i64) 
     let placement = check.placement.clone().unwrap_or_default();
     let wanted = wanted(&placement);
     let fit = |may: &dyn Fn(&ProberRecord) -> bool| -> Vec<String> {
-        let candidates: Vec<&ProberRecord> =
-            state.probers.iter().filter(|p| may(p) && matches(placement.selector.as_ref(), &p.labels)).collect();
+        let candidates: Vec<&ProberRecord> = state.probers.iter().filter(|p| may(p) && matches(placement.selector.as_ref(), &p.labels)).collect();
         choose(&check.check, &placement, &candidates)
     };
     let holds = |p: &ProberRecord| open.iter().any(|(_, name)| name == &p.name);

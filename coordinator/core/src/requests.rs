@@ -1,7 +1,7 @@
 //! Request ids: a retry after a lost reply is applied once (for 15 minutes of log time).
 
-use prost::Message;
 use probity_proto::v1::{CommandResult, RequestRecord};
+use prost::Message;
 
 use crate::state::State;
 

@@ -150,7 +150,8 @@ fn a_target_chooses_its_vantage_points() {
     let mut world = three();
     let mut tills = probe_with("tills", S, Placement::default(), &[("t1", "10.0.0.1:1"), ("t2", "10.0.0.2:1")]);
     let Some(resource::Spec::Probe(spec)) = &mut tills.spec else { unreachable!("made above") };
-    spec.placement = Some(Placement { selector: Some(Selector { match_labels: [("zone".to_owned(), "$(target.labels.zone)".to_owned())].into() }), ..Placement::default() });
+    spec.placement =
+        Some(Placement { selector: Some(Selector { match_labels: [("zone".to_owned(), "$(target.labels.zone)".to_owned())].into() }), ..Placement::default() });
     for (target, zone) in spec.targets.iter_mut().zip(["a", "c"]) {
         target.labels.insert("zone".to_owned(), zone.to_owned());
     }

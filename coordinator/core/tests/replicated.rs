@@ -239,11 +239,20 @@ fn plan(prober: &str) -> GameDayPlan {
         steps: vec![PlannedStep {
             name: "cut".to_owned(),
             hold_us: 5 * S as u64,
-            faults: vec![PlannedFault { fault_id: "f1".to_owned(), prober: prober.to_owned(), spec: Some(FaultSpec { kind: "proxy.reset".to_owned(), ..FaultSpec::default() }) }],
+            faults: vec![PlannedFault {
+                fault_id: "f1".to_owned(),
+                prober: prober.to_owned(),
+                spec: Some(FaultSpec { kind: "proxy.reset".to_owned(), ..FaultSpec::default() }),
+            }],
             ..PlannedStep::default()
         }],
         expect: vec![Expectation {
-            expect: Some(expectation::Expect::Verdict(VerdictExpectation { probe: "web".to_owned(), verdict: Verdict::Down as i32, within_us: 5 * S as u64, recovers_within_us: 5 * S as u64 })),
+            expect: Some(expectation::Expect::Verdict(VerdictExpectation {
+                probe: "web".to_owned(),
+                verdict: Verdict::Down as i32,
+                within_us: 5 * S as u64,
+                recovers_within_us: 5 * S as u64,
+            })),
         }],
         ..GameDayPlan::default()
     }

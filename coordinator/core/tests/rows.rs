@@ -151,10 +151,7 @@ fn a_new_spool_retires_the_old_one_and_owns_up_to_its_gaps() {
     let late = world.next_row("p0", web.id, web.next_n + 2, &[(1, Reason::Good)]);
     world.rows(vec![old]);
     world.spools.insert("p0".to_owned(), ("p0-2".to_owned(), 0));
-    let rows = [
-        world.next_row("p0", web.id, web.next_n + 5, &[(1, Reason::Good)]),
-        world.next_row("p0", db.id, db.next_n + 4, &[(1, Reason::Good)]),
-    ];
+    let rows = [world.next_row("p0", web.id, web.next_n + 5, &[(1, Reason::Good)]), world.next_row("p0", db.id, db.next_n + 4, &[(1, Reason::Good)])];
     world.rows(rows.to_vec());
     // The old spool came back from somewhere.
     world.rows(vec![late]);

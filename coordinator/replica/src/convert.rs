@@ -1,8 +1,8 @@
 //! Our peer messages to raft's and back. Every enum value is checked: raft's own getters panic on unknown ones.
 
 use bytes::Bytes;
-use prost::Message as _;
 use probity_proto::v1::*;
+use prost::Message as _;
 use raft::eraftpb;
 
 /// Why a peer's message is not passed to raft.
@@ -20,8 +20,19 @@ fn message_type(number: u32) -> Option<eraftpb::MessageType> {
     use eraftpb::MessageType::*;
     // MsgPropose is missing on purpose: followers forward writes by our own RPC. So are the local types.
     let known = [
-        MsgAppend, MsgAppendResponse, MsgRequestVote, MsgRequestVoteResponse, MsgSnapshot, MsgHeartbeat, MsgHeartbeatResponse,
-        MsgTransferLeader, MsgTimeoutNow, MsgReadIndex, MsgReadIndexResp, MsgRequestPreVote, MsgRequestPreVoteResponse,
+        MsgAppend,
+        MsgAppendResponse,
+        MsgRequestVote,
+        MsgRequestVoteResponse,
+        MsgSnapshot,
+        MsgHeartbeat,
+        MsgHeartbeatResponse,
+        MsgTransferLeader,
+        MsgTimeoutNow,
+        MsgReadIndex,
+        MsgReadIndexResp,
+        MsgRequestPreVote,
+        MsgRequestPreVoteResponse,
     ];
     known.into_iter().find(|t| *t as u32 == number)
 }

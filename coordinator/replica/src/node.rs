@@ -484,11 +484,7 @@ impl Replica {
         self.ticks_since_flush = 0;
         let changes = self.state.take_changes();
         let store = raft.mut_store();
-        let keep_from = if store.log_len() > self.config.log_entries_max {
-            self.applied.saturating_sub(self.config.log_entries_max / 4) + 1
-        } else {
-            0
-        };
+        let keep_from = if store.log_len() > self.config.log_entries_max { self.applied.saturating_sub(self.config.log_entries_max / 4) + 1 } else { 0 };
         store.flush(&changes, self.applied, keep_from)?;
         let truncated_to = keep_from.saturating_sub(1);
         if store.source.as_ref().is_some_and(|s| s.manifest.index < truncated_to) {
@@ -534,8 +530,7 @@ fn send(cluster_id: &str, messages: Vec<eraftpb::Message>, out: &mut Outputs) {
 
 /// Lets raft probe the followers whose snapshot has not arrived: a lost offer would leave them stuck.
 fn retry_snapshots(raft: &mut RawNode<Store>) {
-    let waiting: Vec<u64> =
-        raft.raft.prs().iter().filter(|(_, p)| p.state == raft::ProgressState::Snapshot).map(|(id, _)| *id).collect();
+    let waiting: Vec<u64> = raft.raft.prs().iter().filter(|(_, p)| p.state == raft::ProgressState::Snapshot).map(|(id, _)| *id).collect();
     for id in waiting {
         raft.report_snapshot(id, raft::SnapshotStatus::Failure);
     }

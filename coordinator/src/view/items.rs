@@ -1,9 +1,9 @@
 //! One function per kind: records to JSON.
 
 use probity_core::{State, account, assign, checks, pair_key, slo};
+use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
-use probity_proto::lower;
 use probity_scenario::{Fault, undo_word};
 use serde_json::{Value, json};
 
@@ -12,8 +12,21 @@ use crate::node::Live;
 
 /// The kinds of the read API.
 pub(super) const KINDS: &[&str] = &[
-    "probes", "slos", "burnratepolicies", "receivers", "routes", "scenarios", "maintenances", "probers", "members", "alerts", "episodes", "gamedays", "faults",
-    "events", "audit",
+    "probes",
+    "slos",
+    "burnratepolicies",
+    "receivers",
+    "routes",
+    "scenarios",
+    "maintenances",
+    "probers",
+    "members",
+    "alerts",
+    "episodes",
+    "gamedays",
+    "faults",
+    "events",
+    "audit",
 ];
 
 fn resource_kind(kind: &str) -> Option<&'static str> {
@@ -48,8 +61,7 @@ pub(super) fn list(state: &State, live: &Live<'_>, kind: &str, query: &Query) ->
             all.into_iter().map(|e| episode(state, e)).collect()
         }
         "gamedays" => {
-            let mut all: Vec<&GameDayRecord> =
-                state.game_days.iter().filter(|d| d.plan.as_ref().is_some_and(|p| in_namespace(&p.namespace))).collect();
+            let mut all: Vec<&GameDayRecord> = state.game_days.iter().filter(|d| d.plan.as_ref().is_some_and(|p| in_namespace(&p.namespace))).collect();
             all.sort_by_key(|d| std::cmp::Reverse(d.started_at_us));
             all.into_iter().map(|d| game_day(state, d)).collect()
         }
@@ -116,10 +128,10 @@ fn probe_status(state: &State, live: &Live<'_>, r: &Resource, spec: &ProbeSpec) 
     let names = checks::of_probe(state, &r.namespace, &r.name);
     let records: Vec<&CheckRecord> = names.iter().filter_map(|c| state.checks.get(c)).collect();
     let worst = [Verdict::Down, Verdict::Unknown].into_iter().find_map(|v| records.iter().find(|c| c.verdict() == v)).or(records.first());
-    let (kind, target) = records.first().and_then(|c| c.spec.as_ref()?.kind.as_ref()).map_or_else(
-        || spec.kind.as_ref().map(lower::describe).unwrap_or(("unknown", String::new())),
-        lower::describe,
-    );
+    let (kind, target) = records
+        .first()
+        .and_then(|c| c.spec.as_ref()?.kind.as_ref())
+        .map_or_else(|| spec.kind.as_ref().map(lower::describe).unwrap_or(("unknown", String::new())), lower::describe);
     let target = if records.len() > 1 { format!("{} targets", records.len()) } else { target };
     // The newest run over all probers.
     let newest = names.iter().flat_map(|c| state.voters.prefix(c).filter(move |v| &v.check == c)).max_by_key(|v| v.last_at_us);
@@ -168,11 +180,8 @@ fn check(state: &State, c: &CheckRecord) -> Value {
 }
 
 fn detail(d: &RunDetail) -> Value {
-    let phases: Vec<Value> = d
-        .phases
-        .iter()
-        .map(|p| json!({"name": p.name, "startSeconds": seconds_u(p.start_us), "durationSeconds": seconds_u(p.duration_us)}))
-        .collect();
+    let phases: Vec<Value> =
+        d.phases.iter().map(|p| json!({"name": p.name, "startSeconds": seconds_u(p.start_us), "durationSeconds": seconds_u(p.duration_us)})).collect();
     json!({
         "n": d.n, "at": time(d.started_at_us), "durationSeconds": seconds_u(d.duration_us), "reason": d.reason().label(),
         "message": text(&d.message), "traceId": text(&d.trace_id), "peer": text(&d.peer), "phases": phases,
@@ -361,7 +370,8 @@ pub(super) fn plan(state: &State, plan: &GameDayPlan) -> Value {
 }
 
 fn event(e: &EventRecord) -> Value {
-    let status = json!({"sequence": e.sequence, "at": time(e.at_us), "kind": e.kind, "subject": e.subject, "namespace": text(&e.namespace), "message": e.message});
+    let status =
+        json!({"sequence": e.sequence, "at": time(e.at_us), "kind": e.kind, "subject": e.subject, "namespace": text(&e.namespace), "message": e.message});
     item("Event", &e.namespace, &e.sequence.to_string(), status)
 }
 

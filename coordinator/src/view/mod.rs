@@ -51,7 +51,14 @@ pub fn read(state: &State, live: &Live<'_>, path: &str) -> Result<Value, ViewErr
             if !items::KINDS.contains(&kind.as_str()) {
                 return Err(unknown_kind(kind));
             }
-            let missing = || not_found(format!("no {} {:?}{}", kind.trim_end_matches('s'), rest[rest.len() - 1], if rest.len() > 1 { format!(" in namespace {:?}", rest[0]) } else { String::new() }));
+            let missing = || {
+                not_found(format!(
+                    "no {} {:?}{}",
+                    kind.trim_end_matches('s'),
+                    rest[rest.len() - 1],
+                    if rest.len() > 1 { format!(" in namespace {:?}", rest[0]) } else { String::new() }
+                ))
+            };
             items::one(state, live, kind, rest).ok_or_else(missing)?
         }
         [] => return Err(not_found("nothing is asked for (see docs/api.md)")),

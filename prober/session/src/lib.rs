@@ -131,14 +131,8 @@ impl Session {
             .into_iter()
             .map(|spec| {
                 let next_n = spec.next_n;
-                let running = Running {
-                    next_n,
-                    row_n: next_n,
-                    finished: BTreeMap::new(),
-                    row: OpenRow::default(),
-                    not_before: (now_us, Reason::ProberOff),
-                    spec,
-                };
+                let running =
+                    Running { next_n, row_n: next_n, finished: BTreeMap::new(), row: OpenRow::default(), not_before: (now_us, Reason::ProberOff), spec };
                 (running.spec.id, running)
             })
             .collect();
@@ -217,14 +211,8 @@ impl Session {
                 None => {
                     changed.push(spec.clone());
                     let next_n = spec.next_n;
-                    let running = Running {
-                        next_n,
-                        row_n: next_n,
-                        finished: BTreeMap::new(),
-                        row: OpenRow::default(),
-                        not_before: (now_us, Reason::AssignedLate),
-                        spec,
-                    };
+                    let running =
+                        Running { next_n, row_n: next_n, finished: BTreeMap::new(), row: OpenRow::default(), not_before: (now_us, Reason::AssignedLate), spec };
                     self.assignments.insert(running.spec.id, running);
                 }
             }

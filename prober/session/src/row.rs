@@ -34,7 +34,9 @@ impl OpenRow {
         while left > 0 {
             let part = u32::try_from(left).unwrap_or(u32::MAX);
             match row.outcomes.last_mut() {
-                Some(last) if last.reason == run.reason as i32 && last.slower_than == slower_than && last.count.checked_add(part).is_some() => last.count += part,
+                Some(last) if last.reason == run.reason as i32 && last.slower_than == slower_than && last.count.checked_add(part).is_some() => {
+                    last.count += part
+                }
                 _ => row.outcomes.push(OutcomeRun { count: part, reason: run.reason as i32, slower_than }),
             }
             left -= u64::from(part);
@@ -114,10 +116,5 @@ pub(crate) fn slots(row: &ReportRow) -> u64 {
 /// The same row without its content: its slots are missed(spool_dropped).
 pub(crate) fn dropped(row: &ReportRow) -> ReportRow {
     let count = u32::try_from(slots(row)).unwrap_or(u32::MAX);
-    ReportRow {
-        outcomes: vec![OutcomeRun { count, reason: Reason::SpoolDropped as i32, slower_than: 0 }],
-        latency: None,
-        details: Vec::new(),
-        ..row.clone()
-    }
+    ReportRow { outcomes: vec![OutcomeRun { count, reason: Reason::SpoolDropped as i32, slower_than: 0 }], latency: None, details: Vec::new(), ..row.clone() }
 }

@@ -5,13 +5,7 @@ const SECOND: i64 = 1_000_000;
 
 fn open_at(now_us: i64) -> Session {
     let db = redb::Database::builder().create_with_backend(InMemoryBackend::new()).expect("in memory");
-    let config = Config {
-        prober: "p".to_owned(),
-        new_spool_id: "s1".to_owned(),
-        spool_bytes_max: 1 << 20,
-        flush_us: 10_000_000,
-        unsteady_flush_us: 200_000,
-    };
+    let config = Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000 };
     Session::open(db, config, now_us).expect("opens")
 }
 

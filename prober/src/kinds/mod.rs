@@ -153,8 +153,7 @@ fn sampled(trace_id: &str, ppm: u32) -> bool {
 }
 
 async fn attempt(context: &ProbeContext, spec: &CheckSpec, traceparent: &str, deadline: Instant) -> RunResult {
-    let mut attempt =
-        Attempt { context, phases: Phases::start(), peer: String::new(), facts: Vec::new(), traceparent: traceparent.to_owned() };
+    let mut attempt = Attempt { context, phases: Phases::start(), peer: String::new(), facts: Vec::new(), traceparent: traceparent.to_owned() };
     let kind = spec.kind.as_ref().and_then(|k| k.kind.as_ref());
     let work = async {
         match kind {

@@ -122,9 +122,7 @@ impl Attempt<'_> {
 fn tls_failure(error: &std::io::Error) -> Failure {
     let reason = match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => Reason::TlsExpired,
-        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => {
-            Reason::TlsNameMismatch
-        }
+        Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => Reason::TlsNameMismatch,
         Some(rustls::Error::InvalidCertificate(_)) => Reason::TlsUntrusted,
         Some(_) => Reason::TlsHandshake,
         None => net::io_reason(error, Reason::TlsHandshake),

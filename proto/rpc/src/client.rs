@@ -74,9 +74,7 @@ impl Operator {
     }
 
     fn dial(&self, address: &str) -> Result<OperatorClient<Channel>, AddressError> {
-        Ok(OperatorClient::new(channel(address, self.tls.as_ref())?)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX)
-            .max_encoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(OperatorClient::new(channel(address, self.tls.as_ref())?).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     /// Makes a call at the leader: `call` may run several times, so its request must carry a request id if it changes anything.

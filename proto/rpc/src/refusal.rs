@@ -69,13 +69,9 @@ mod tests {
 
     #[test]
     fn a_refusal_survives_the_wire() {
-        for refusal in [
-            Refusal::NotLeader(None),
-            Refusal::NotLeader(Some("127.0.0.1:7601".to_owned())),
-            Refusal::NoQuorum,
-            Refusal::NotInitialized,
-            Refusal::Unknown,
-        ] {
+        for refusal in
+            [Refusal::NotLeader(None), Refusal::NotLeader(Some("127.0.0.1:7601".to_owned())), Refusal::NoQuorum, Refusal::NotInitialized, Refusal::Unknown]
+        {
             assert_eq!(Refusal::of(&refusal.status()), Some(refusal));
         }
         assert_eq!(Refusal::of(&Status::internal("other")), None);

@@ -74,8 +74,7 @@ impl TlsFiles {
     pub fn own_name(&self) -> Result<Option<PeerIdentity>, TlsError> {
         let path = self.dir.join("tls.crt");
         let pem = self.read("tls.crt", "certificate")?;
-        let (_, block) =
-            x509_parser::pem::parse_x509_pem(&pem).map_err(|_| TlsError::NotPem { path, what: "certificate" })?;
+        let (_, block) = x509_parser::pem::parse_x509_pem(&pem).map_err(|_| TlsError::NotPem { path, what: "certificate" })?;
         Ok(PeerIdentity::of_certificate(&block.contents))
     }
 }

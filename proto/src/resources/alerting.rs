@@ -22,7 +22,10 @@ pub(super) fn policy(mut f: Fields<'_>, mistakes: &mut Mistakes) -> BurnRatePoli
         rules.push(rule);
     }
     let evidence = f.get("evidence").and_then(|at| at.fields(mistakes)).map(|mut e| {
-        let evidence = Evidence { bad_runs: e.int("badRuns", 1..=1_000, mistakes).unwrap_or(2) as u32, probers: e.int("probers", 1..=1_000, mistakes).unwrap_or(2) as u32 };
+        let evidence = Evidence {
+            bad_runs: e.int("badRuns", 1..=1_000, mistakes).unwrap_or(2) as u32,
+            probers: e.int("probers", 1..=1_000, mistakes).unwrap_or(2) as u32,
+        };
         e.finish(mistakes);
         evidence
     });
@@ -72,7 +75,12 @@ fn rule(at: &At<'_>, mistakes: &mut Mistakes) -> Option<BurnRateRule> {
     if short_us < SHORT_MIN_US || short_us >= long_us {
         mistakes.add(&path, place, "the short window must be at least 1.2s and shorter than the long one", "the workbook's is a twelfth of the long one");
     } else if long_us / (short_us / 12) > BUCKETS_MAX {
-        mistakes.add(&path, place, "the short window is too short for this long one", format!("at least {}", units::format_duration(long_us / BUCKETS_MAX * 12)));
+        mistakes.add(
+            &path,
+            place,
+            "the short window is too short for this long one",
+            format!("at least {}", units::format_duration(long_us / BUCKETS_MAX * 12)),
+        );
     }
     Some(BurnRateRule { name, severity, burn_rate_milli, long_us, short_us })
 }

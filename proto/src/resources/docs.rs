@@ -61,8 +61,18 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("slo.spec.alertPolicies", "array", "the SRE workbook's rules", "[{alertPolicyRef: NAME}] of a BurnRatePolicy; [] = no alerts."),
     ("burnratepolicy", "object", "", "Multiwindow, multi-burn-rate rules (SRE workbook, chapter 5)."),
     ("burnratepolicy.spec.rules", "array", "", "Each {name, severity: page|ticket, burnRate, long, short}."),
-    ("burnratepolicy.spec.evidence", "object", "{badRuns: 2, probers: 2}", "An alert needs this many bad runs from this many probers (at most as many as are assigned)."),
-    ("burnratepolicy.spec.noData", "object", "{severity: ticket, missingPercent: 50, for: 5m}", "Alert when that share of probers reports nothing for that long."),
+    (
+        "burnratepolicy.spec.evidence",
+        "object",
+        "{badRuns: 2, probers: 2}",
+        "An alert needs this many bad runs from this many probers (at most as many as are assigned).",
+    ),
+    (
+        "burnratepolicy.spec.noData",
+        "object",
+        "{severity: ticket, missingPercent: 50, for: 5m}",
+        "Alert when that share of probers reports nothing for that long.",
+    ),
     ("burnratepolicy.spec.labels", "object", "", "Labels of the alerts; part of their identity."),
     ("burnratepolicy.spec.annotations", "object", "", "Annotations of the alerts, such as runbook_url."),
     ("receiver", "object", "", "Somebody who is told of alerts."),
@@ -80,7 +90,12 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("scenario.spec.steadyState", "array", "", "Conditions that must hold before anything is injected."),
     ("scenario.spec.steps", "array", "", "One after the other: {name, fault, target, with, after, for, undo}."),
     ("scenario.spec.abortIf", "array", "", "Conditions that end it at once."),
-    ("scenario.spec.expect", "array", "", "{alert: SLO/RULE, firesWithin, resolvesWithin | fires: never}, {probe, verdict, within, recoversWithin}, {slo, budgetSpent}."),
+    (
+        "scenario.spec.expect",
+        "array",
+        "",
+        "{alert: SLO/RULE, firesWithin, resolvesWithin | fires: never}, {probe, verdict, within, recoversWithin}, {slo, budgetSpent}.",
+    ),
 ];
 
 /// Documentation of one field, with the fields below it.
@@ -129,7 +144,8 @@ pub fn explain(path: &str) -> Option<FieldDoc> {
 
 /// A JSON Schema of all kinds (draft 2020-12), for editors.
 pub fn json_schema() -> Value {
-    let kinds = [("probe", "Probe"), ("slo", "SLO"), ("burnratepolicy", "BurnRatePolicy"), ("receiver", "Receiver"), ("route", "Route"), ("scenario", "Scenario")];
+    let kinds =
+        [("probe", "Probe"), ("slo", "SLO"), ("burnratepolicy", "BurnRatePolicy"), ("receiver", "Receiver"), ("route", "Route"), ("scenario", "Scenario")];
     let all: Vec<Value> = kinds.iter().map(|(path, kind)| kind_schema(path, kind)).collect();
     json!({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Probity resources", "oneOf": all})
 }

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use docs::{FieldDoc, explain, json_schema};
+pub use probe::status_range;
 
 use crate::v1::{Resource, resource::Spec};
 use read::{At, Fields, Mistakes};
@@ -131,7 +132,12 @@ fn document(file: &SourceFile, tree: Node, default_namespace: &str, places: &mut
         let key = format!("{}/{}/{}", resource.kind, resource.namespace, resource.name);
         let place = format!("{}:{}", file.name, tree.line);
         if let Some(first) = places.insert(key, place) {
-            mistakes.add("metadata.name", tree.place_of("metadata.name"), format!("{} {:?} is given twice", resource.kind, resource.name), format!("first at {first}"));
+            mistakes.add(
+                "metadata.name",
+                tree.place_of("metadata.name"),
+                format!("{} {:?} is given twice", resource.kind, resource.name),
+                format!("first at {first}"),
+            );
         }
         if mistakes.0.is_empty() {
             parsed.resources.push(ParsedResource { resource, file: file.name.clone(), tree });

@@ -31,7 +31,15 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     let place = fields.place();
     let path = fields.path.clone();
     fields.finish(mistakes);
-    let spec = ProbeSpec { interval_us, timeout_us, retries, targets, kind: Some(CheckKind { kind: Some(kind?) }), placement: Some(placement), verdict: Some(verdict) };
+    let spec = ProbeSpec {
+        interval_us,
+        timeout_us,
+        retries,
+        targets,
+        kind: Some(CheckKind { kind: Some(kind?) }),
+        placement: Some(placement),
+        verdict: Some(verdict),
+    };
     for (i, target) in spec.targets.iter().enumerate() {
         let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
         if let Err(message) = lower::check_spec(&spec, target).map(drop).and(placed) {
@@ -113,7 +121,8 @@ fn verdict(fields: &mut Fields<'_>, placement: &Placement, mistakes: &mut Mistak
     let path = f.path.clone();
     let place = f.place();
     let mut read = |key, default: u32, mistakes: &mut Mistakes| f.int(key, 1..=100, mistakes).map_or(default, |n| n as u32);
-    rule = VerdictRule { quorum: read("quorum", quorum, mistakes), down_after: read("downAfter", 2, mistakes), recover_after: read("recoverAfter", 2, mistakes) };
+    rule =
+        VerdictRule { quorum: read("quorum", quorum, mistakes), down_after: read("downAfter", 2, mistakes), recover_after: read("recoverAfter", 2, mistakes) };
     f.finish(mistakes);
     if placement.count > 0 && rule.quorum > placement.count {
         let message = format!("a quorum of {} of {} probers can never be reached", rule.quorum, placement.count);
@@ -124,8 +133,7 @@ fn verdict(fields: &mut Fields<'_>, placement: &Placement, mistakes: &mut Mistak
 
 fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) -> Option<Kind> {
     fields.not_yet(&["grpc", "websocket", "tls", "udp"], mistakes);
-    let given: Vec<(&'static str, At<'_>)> =
-        ["http", "tcp", "dns", "icmp"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
+    let given: Vec<(&'static str, At<'_>)> = ["http", "tcp", "dns", "icmp"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
     if let [_, (_, second), ..] = given.as_slice() {
         mistakes.add(&second.path, second.place(), "a probe has one kind", "keep one of http, tcp, dns, icmp");
         return None;
@@ -247,8 +255,8 @@ fn http_expect(mut f: Fields<'_>, mistakes: &mut Mistakes) -> HttpExpect {
     HttpExpect { status, body, headers }
 }
 
-/// `200`, `2xx`, `200-204`.
-fn status_range(text: &str) -> Result<StatusRange, String> {
+/// A range of HTTP statuses: `200`, `2xx`, `200-204`.
+pub fn status_range(text: &str) -> Result<StatusRange, String> {
     let wrong = || format!("{text:?} is no status (want for example 200, 2xx or 200-299)");
     let number = |t: &str| t.parse::<u32>().ok().filter(|n| (100..=599).contains(n)).ok_or_else(wrong);
     if let Some(class) = text.strip_suffix("xx") {
@@ -335,7 +343,13 @@ fn dns(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> DnsCheck {
         e.finish(mistakes);
         DnsExpect { min_answers, ..expect }
     });
-    DnsCheck { server: target_or(f, "server", mistakes), name: f.need_text("name", mistakes), record_type: record_type.unwrap_or_else(|| "A".to_owned()), tcp, expect }
+    DnsCheck {
+        server: target_or(f, "server", mistakes),
+        name: f.need_text("name", mistakes),
+        record_type: record_type.unwrap_or_else(|| "A".to_owned()),
+        tcp,
+        expect,
+    }
 }
 
 fn icmp(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> IcmpCheck {

@@ -161,11 +161,7 @@ impl<'t> Fields<'t> {
     pub(super) fn map(&mut self, key: &'static str, mistakes: &mut Mistakes) -> BTreeMap<String, String> {
         let Some(at) = self.get(key) else { return BTreeMap::new() };
         let Some(fields) = at.fields(mistakes) else { return BTreeMap::new() };
-        fields
-            .entries
-            .iter()
-            .filter_map(|(k, _, node)| Some((k.clone(), At { path: fields.path_of(k), node }.text(mistakes)?)))
-            .collect()
+        fields.entries.iter().filter_map(|(k, _, node)| Some((k.clone(), At { path: fields.path_of(k), node }.text(mistakes)?))).collect()
     }
 
     /// Reports keys that nobody asked for.

@@ -127,7 +127,10 @@ fn expectation(at: &At<'_>, mistakes: &mut Mistakes) -> Option<Expectation> {
     } else if f.has("probe") {
         Expect::Verdict(VerdictExpectation {
             probe: f.need_text("probe", mistakes),
-            verdict: { f.need("verdict", mistakes); f.choice("verdict", VERDICTS, mistakes).unwrap_or(Verdict::Unknown) as i32 },
+            verdict: {
+                f.need("verdict", mistakes);
+                f.choice("verdict", VERDICTS, mistakes).unwrap_or(Verdict::Unknown) as i32
+            },
             within_us: f.duration("within", mistakes).unwrap_or(0),
             recovers_within_us: f.duration("recoversWithin", mistakes).unwrap_or(0),
         })

@@ -6,7 +6,8 @@ use crate::v1::*;
 
 pub(super) fn read(mut f: Fields<'_>, mistakes: &mut Mistakes) -> Option<SloSpec> {
     f.not_yet(&["indicatorRef"], mistakes);
-    let mut spec = SloSpec { service: f.need_text("service", mistakes), description: f.text("description", mistakes).unwrap_or_default(), ..SloSpec::default() };
+    let mut spec =
+        SloSpec { service: f.need_text("service", mistakes), description: f.text("description", mistakes).unwrap_or_default(), ..SloSpec::default() };
     if let Some(at) = f.need("indicator", mistakes) {
         indicator(&at, &mut spec, mistakes);
     }

@@ -67,13 +67,16 @@ fn place(span: Span) -> (u32, u32) {
 
 impl<'i, I: Iterator<Item = Result<(Event<'i>, Span), granit_parser::ScanError>>> Builder<'i, I> {
     fn next(&mut self) -> Result<(Event<'i>, Span), Broken> {
-        match self.events.next() {
-            Some(Ok(next)) => Ok(next),
-            Some(Err(error)) => {
-                let marker = error.marker();
-                Err(Broken { line: marker.line() as u32, column: marker.col() as u32 + 1, message: error.info() })
-            }
-            None => Ok((Event::StreamEnd, Span::default())),
+        loop {
+            return match self.events.next() {
+                Some(Ok((Event::Comment(..), _))) => continue,
+                Some(Ok(next)) => Ok(next),
+                Some(Err(error)) => {
+                    let marker = error.marker();
+                    Err(Broken { line: marker.line() as u32, column: marker.col() as u32 + 1, message: error.info() })
+                }
+                None => Ok((Event::StreamEnd, Span::default())),
+            };
         }
     }
 

@@ -7,8 +7,7 @@ use crate::state::State;
 
 /// The worst verdict of a probe's checks; unknown when it has none.
 pub(crate) fn verdict_of_probe(state: &State, namespace: &str, probe: &str) -> Verdict {
-    let verdicts: Vec<Verdict> =
-        crate::checks::of_probe(state, namespace, probe).iter().filter_map(|c| state.checks.get(c)).map(|c| c.verdict()).collect();
+    let verdicts: Vec<Verdict> = crate::checks::of_probe(state, namespace, probe).iter().filter_map(|c| state.checks.get(c)).map(|c| c.verdict()).collect();
     [Verdict::Down, Verdict::Unknown].into_iter().find(|v| verdicts.contains(v)).unwrap_or(if verdicts.is_empty() { Verdict::Unknown } else { Verdict::Up })
 }
 

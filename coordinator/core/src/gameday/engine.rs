@@ -48,13 +48,8 @@ pub(crate) fn start(state: &mut State, _index: u64, op: &StartGameDay, actor: &s
         plan: Some(plan.clone()),
         ..GameDayRecord::default()
     };
-    let unmet: Vec<String> = plan
-        .steady_state
-        .iter()
-        .map(|c| conditions::holds(state, &plan.namespace, c, |_| 0))
-        .filter(|(met, _)| !met)
-        .map(|(_, what)| what)
-        .collect();
+    let unmet: Vec<String> =
+        plan.steady_state.iter().map(|c| conditions::holds(state, &plan.namespace, c, |_| 0)).filter(|(met, _)| !met).map(|(_, what)| what).collect();
     events::record(state, "gameday", &plan.namespace, &format!("GameDay/{name}"), format!("started by {actor}"));
     if unmet.is_empty() {
         note(&mut day, now, now, 0, "steady", "steady state met".to_owned());
@@ -73,8 +68,7 @@ pub(crate) fn start(state: &mut State, _index: u64, op: &StartGameDay, actor: &s
 fn trim(state: &mut State) {
     let surplus = state.game_days.len().saturating_sub(KEPT);
     if surplus > 0 {
-        let mut ended: Vec<(i64, String)> =
-            state.game_days.iter().filter(|d| d.phase() == GameDayPhase::Ended).map(|d| (d.ended_at_us, key(d))).collect();
+        let mut ended: Vec<(i64, String)> = state.game_days.iter().filter(|d| d.phase() == GameDayPhase::Ended).map(|d| (d.ended_at_us, key(d))).collect();
         ended.sort();
         for (_, old) in ended.into_iter().take(surplus) {
             for fault in state.faults.iter().filter(|f| f.game_day == old).map(|f| f.id.clone()).collect::<Vec<_>>() {

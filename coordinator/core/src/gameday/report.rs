@@ -83,9 +83,7 @@ pub(crate) fn settle_by(day: &GameDayRecord, plan: &GameDayPlan) -> i64 {
 /// Whether nothing more is to wait for: all has come, or its time has passed.
 pub(crate) fn settled(state: &State, day: &GameDayRecord, plan: &GameDayPlan, now: i64) -> bool {
     let came = plan.expect.iter().zip(&day.progress).all(|(e, p)| match &e.expect {
-        Some(Expect::Alert(e)) if !e.never => {
-            (e.fires_within_us == 0 || p.fired_at_us != 0) && (e.resolves_within_us == 0 || p.recovered_at_us != 0)
-        }
+        Some(Expect::Alert(e)) if !e.never => (e.fires_within_us == 0 || p.fired_at_us != 0) && (e.resolves_within_us == 0 || p.recovered_at_us != 0),
         Some(Expect::Verdict(e)) => {
             (e.within_us == 0 || p.fired_at_us != 0)
                 && (e.recovers_within_us == 0 || p.recovered_at_us != 0 && verdict_of_probe(state, &plan.namespace, &e.probe) == Verdict::Up)
@@ -191,12 +189,7 @@ fn stays(state: &State, plan: &GameDayPlan, e: &VerdictExpectation, p: &Expectat
 
 fn never_fires(e: &AlertExpectation, p: &ExpectationProgress) -> Measured {
     let fired = p.fired_at_us != 0;
-    Measured {
-        what: format!("{} never fires", e.alert),
-        ok: !fired,
-        text: if fired { "fired" } else { "did not fire" }.to_owned(),
-        ..Measured::default()
-    }
+    Measured { what: format!("{} never fires", e.alert), ok: !fired, text: if fired { "fired" } else { "did not fire" }.to_owned(), ..Measured::default() }
 }
 
 /// "theory 8.6 s": when a full outage makes the rule fire.

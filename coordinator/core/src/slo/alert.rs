@@ -28,13 +28,7 @@ pub(crate) fn evaluate(state: &mut State) {
     let judged: Vec<Judged> = all(state)
         .filter_map(|(resource, spec)| {
             let policy = policy::of(state, &resource.namespace, spec)?;
-            Some(Judged {
-                namespace: resource.namespace.clone(),
-                name: resource.name.clone(),
-                service: spec.service.clone(),
-                spec: spec.clone(),
-                policy,
-            })
+            Some(Judged { namespace: resource.namespace.clone(), name: resource.name.clone(), service: spec.service.clone(), spec: spec.clone(), policy })
         })
         .collect();
     for slo in judged {
@@ -122,12 +116,8 @@ fn judge(state: &mut State, slo: &Judged, rule: &BurnRateRule, blind: bool) {
         _ if long_over => AlertState::Pending,
         _ => AlertState::Inactive,
     };
-    let message = format!(
-        "{} burns its budget {}x too fast over the long window, {}x over the short one",
-        slo.name,
-        long.burn_milli / 1_000,
-        short.burn_milli / 1_000
-    );
+    let message =
+        format!("{} burns its budget {}x too fast over the long window, {}x over the short one", slo.name, long.burn_milli / 1_000, short.burn_milli / 1_000);
     turn(state, slo, alert, next, message);
 }
 
@@ -261,13 +251,7 @@ pub(crate) fn next_deadline(state: &State) -> Option<i64> {
     all(state)
         .filter_map(|(resource, spec)| {
             let policy = policy::of(state, &resource.namespace, spec)?;
-            let slo = Judged {
-                namespace: resource.namespace.clone(),
-                name: resource.name.clone(),
-                service: String::new(),
-                spec: spec.clone(),
-                policy,
-            };
+            let slo = Judged { namespace: resource.namespace.clone(), name: resource.name.clone(), service: String::new(), spec: spec.clone(), policy };
             let missing = missing_ppm(state, &slo);
             // Overdue slots are noticed within 10 s, which costs a tick each only while nothing else happens.
             if quiet(state, &slo, missing) {

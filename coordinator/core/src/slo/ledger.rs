@@ -54,8 +54,7 @@ pub(crate) fn ensure(state: &mut State, namespace: &str, name: &str, spec: &SloS
 pub(crate) fn on_slots(state: &mut State, facts: &SlotFacts<'_>) {
     let Some(check) = state.checks.get(&facts.assignment.check) else { return };
     let (namespace, probe) = (check.namespace.clone(), check.probe.clone());
-    let keys: Vec<(String, u64)> =
-        of_probe(state, &namespace, &probe).map(|(r, s)| (format!("{}/{}", r.namespace, r.name), s.max_duration_us)).collect();
+    let keys: Vec<(String, u64)> = of_probe(state, &namespace, &probe).map(|(r, s)| (format!("{}/{}", r.namespace, r.name), s.max_duration_us)).collect();
     let schedule = assign::schedule(facts.assignment);
     for (key, max_duration_us) in keys {
         // The place of this SLO's limit among the assignment's: a run above it is bad for this SLO.

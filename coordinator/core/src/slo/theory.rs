@@ -55,9 +55,16 @@ mod tests {
     fn failures_in_one_hour_that_page() {
         // (objective, interval in seconds, failures): compat table, one location, no evidence rule.
         let table = [
-            (990_000, 10, 52), (990_000, 30, 18), (990_000, 60, 9), (990_000, 300, 2),
-            (999_000, 10, 6), (999_000, 30, 2), (999_000, 60, 1), (999_000, 300, 1),
-            (999_900, 10, 1), (999_900, 60, 1),
+            (990_000, 10, 52),
+            (990_000, 30, 18),
+            (990_000, 60, 9),
+            (990_000, 300, 2),
+            (999_000, 10, 6),
+            (999_000, 30, 2),
+            (999_000, 60, 1),
+            (999_000, 300, 1),
+            (999_900, 10, 1),
+            (999_900, 60, 1),
         ];
         for (target_ppm, interval, failures) in table {
             assert_eq!(failures_to_fire(target_ppm, &page_1h(), 3_600 / interval, 1), failures, "{target_ppm} every {interval} s");

@@ -1,0 +1,102 @@
+//! The connection to the coordinators: reads as JSON, changes with a request id.
+
+use std::time::Duration;
+
+use probity_rpc::client::Operator;
+use probity_rpc::tls::TlsFiles;
+use probity_rpc::v1::{ReadReply, ReadRequest};
+use serde_json::Value;
+use tonic::{Code, Status};
+
+use crate::args::Global;
+use crate::{Fail, exit};
+
+/// How long a command tries before it says that nobody answers.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The coordinators, as one.
+pub(crate) struct Api {
+    pub(crate) operator: Operator,
+    pub(crate) namespace: String,
+    servers: String,
+}
+
+impl Api {
+    pub(crate) fn new(global: &Global) -> Self {
+        let tls = global.tls_dir.as_ref().map(TlsFiles::new);
+        Api { operator: Operator::new(global.server.clone(), tls, PATIENCE), namespace: global.namespace.clone(), servers: global.server.join(", ") }
+    }
+
+    /// Reads a path of the read API.
+    pub(crate) async fn read(&mut self, path: &str) -> Result<Value, Fail> {
+        let request = ReadRequest { path: path.to_owned(), stale: false };
+        let reply = self.operator.call(async |mut c| c.read(request.clone()).await).await;
+        parse(reply.map_err(|s| self.fail(&s))?)
+    }
+
+    /// The same, again whenever it changed.
+    pub(crate) async fn watch(&mut self, path: &str) -> Result<Watch, Fail> {
+        let request = ReadRequest { path: path.to_owned(), stale: true };
+        let stream = self.operator.call(async |mut c| c.watch(request.clone()).await).await.map_err(|s| self.fail(&s))?;
+        Ok(Watch { stream })
+    }
+
+    /// A status as what a person is told, and the exit code.
+    pub(crate) fn fail(&self, status: &Status) -> Fail {
+        let code = match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => exit::UNREACHABLE,
+            _ => exit::NO,
+        };
+        let refusal = probity_rpc::refusal::Refusal::of(status).is_some();
+        let message = match status.code() {
+            Code::Unavailable if !refusal => {
+                format!("no coordinator answers at {} ({}); is it running? (--server or PROBITY_SERVER says where)", self.servers, cause(status))
+            }
+            _ => status.message().to_owned(),
+        };
+        Fail::new(code, message)
+    }
+}
+
+/// The innermost cause: "Connection refused", not "transport error".
+fn cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut inner = std::error::Error::source(status);
+    while let Some(error) = inner {
+        text = error.to_string();
+        inner = error.source();
+    }
+    text
+}
+
+fn parse(reply: ReadReply) -> Result<Value, Fail> {
+    serde_json::from_str(&reply.json).map_err(|e| Fail::no(format!("the coordinator's answer is no JSON: {e}")))
+}
+
+/// A stream of readings.
+pub(crate) struct Watch {
+    stream: tonic::Streaming<ReadReply>,
+}
+
+impl Watch {
+    /// The next reading; `None` when the coordinator went away.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let reply = self.stream.message().await.ok()??;
+        parse(reply).ok()
+    }
+}
+
+/// A fresh request id: a retry with the same one is applied once.
+pub(crate) fn request_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
+}
+
+/// Percent-encodes what stands in a path or query.
+pub(crate) fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => (b as char).to_string(),
+            _ => format!("%{b:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,362 @@
+//! The command line: every subcommand with its help. What it means is checked here, before anything happens.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Synthetic monitoring, SLO burn alerts and chaos testing in one closed loop.
+#[derive(Debug, Parser)]
+#[command(
+    name = "probity",
+    version,
+    propagate_version = true,
+    after_help = "Examples:\n  probity up --demo                         a whole system with a shop to watch, on this machine\n  probity probe https://example.com         one probe, no server needed\n  probity apply -f probes.yaml              tell a cluster what to watch\n  probity get probes -w                     see it\n  probity gameday run shop-outage           break it on purpose, and see whether the alert comes\n\nExit codes: 0 yes, 1 no, 2 misuse, 3 unreachable or no quorum."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options that every subcommand takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// gRPC addresses of coordinators, host:port, separated by commas
+    #[arg(long, global = true, env = "PROBITY_SERVER", default_value = "127.0.0.1:7601", value_name = "ADDR", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
+    /// Directory with ca.crt, tls.crt and tls.key (`probity ca init` writes them); without it plain text, on loopback only
+    #[arg(long, global = true, env = "PROBITY_TLS_DIR", value_name = "DIR")]
+    pub(crate) tls_dir: Option<PathBuf>,
+    /// Namespace
+    #[arg(short, long, global = true, env = "PROBITY_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
+    pub(crate) namespace: String,
+    /// Output format
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    pub(crate) output: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Table,
+    /// More columns
+    Wide,
+    /// The read API's JSON (docs/api.md)
+    Json,
+    /// The same as YAML
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole single-node Probity on this machine: coordinator, three probers, web page
+    Up(UpArgs),
+    /// Run a coordinator from a configuration file
+    #[command(after_help = "Example:\n  probity coordinator --config coordinator.yaml --check\n  probity coordinator --config coordinator.yaml")]
+    Coordinator(ServerArgs),
+    /// Run a prober from a configuration file
+    #[command(after_help = "Example:\n  probity prober --config prober.yaml --check\n  probity prober --config prober.yaml")]
+    Prober(ServerArgs),
+    /// Run the demo's shop: small HTTP, TCP and DNS services to practise on
+    Shop(ShopArgs),
+    /// Probe once, from here, without any server
+    Probe(crate::cmd::probe::ProbeArgs),
+    /// Apply resources: create what is new, change what differs
+    #[command(after_help = "Examples:\n  probity apply -f probes.yaml --dry-run\n  probity apply -f monitoring/\n  cat probe.yaml | probity apply -f -")]
+    Apply(ApplyArgs),
+    /// Show what `apply` would change
+    #[command(after_help = "Example:\n  probity diff -f monitoring/        exit 0: no difference, 1: some")]
+    Diff(FilesArgs),
+    /// Check resources without a server
+    #[command(after_help = "Example:\n  probity validate -f monitoring/")]
+    Validate(FilesArgs),
+    /// List resources, or what the cluster knows of them
+    #[command(
+        after_help = "Examples:\n  probity get probes -w\n  probity get slos -A -o wide\n  probity get probe shop-http -o yaml\n\nKinds: probes slos burnratepolicies receivers routes scenarios probers members alerts episodes gamedays faults events audit"
+    )]
+    Get(GetArgs),
+    /// Everything about one thing
+    #[command(after_help = "Example:\n  probity describe probe shop-http")]
+    Describe(OneArgs),
+    /// Delete a resource
+    #[command(after_help = "Example:\n  probity delete probe shop-http")]
+    Delete(DeleteArgs),
+    /// Documentation of the fields of a kind
+    #[command(after_help = "Examples:\n  probity explain probe.spec.http\n  probity explain --schema > probity.schema.json")]
+    Explain(ExplainArgs),
+    /// How the cluster is; exit 1 when degraded
+    Status,
+    /// What happened
+    #[command(after_help = "Examples:\n  probity events -w\n  probity events --for Probe/shop-http")]
+    Events(EventsArgs),
+    /// Who changed what
+    Audit,
+    /// Alerts
+    #[command(subcommand)]
+    Alert(AlertCommand),
+    /// Objectives and error budgets
+    #[command(subcommand)]
+    Slo(SloCommand),
+    /// Run a scenario and measure what came of it
+    #[command(subcommand, name = "gameday")]
+    GameDay(GameDayCommand),
+    /// End every fault now, and let none start until the halt is lifted
+    #[command(after_help = "Examples:\n  probity halt --reason 'real incident'\n  probity halt lift")]
+    Halt(HaltArgs),
+    /// Form and look after a cluster
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Certificates for mutual TLS
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  probity up --demo\n  probity up -f probes.yaml --data-dir ./my-data")]
+pub(crate) struct UpArgs {
+    /// Also run a small shop with probes, an SLO, a pager and game days
+    #[arg(long)]
+    pub(crate) demo: bool,
+    /// Apply these resources at start (file or directory; may be given again)
+    #[arg(short, long, value_name = "PATH")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Where everything is kept
+    #[arg(long, default_value = "./probity-data", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Port of the web page; the next free one when taken
+    #[arg(long, default_value_t = 7600)]
+    pub(crate) http_port: u16,
+    /// Port for the other commands; the next free one when taken
+    #[arg(long, default_value_t = 7601)]
+    pub(crate) grpc_port: u16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Only check the configuration
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Plain text instead of mutual TLS; refused unless every address is on loopback
+    #[arg(long)]
+    pub(crate) insecure: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  probity shop --http 127.0.0.1:18070 --tcp 127.0.0.1:18081 --dns 127.0.0.1:18053")]
+pub(crate) struct ShopArgs {
+    /// Address of the HTTP service
+    #[arg(long, default_value = "127.0.0.1:18070", value_name = "ADDR")]
+    pub(crate) http: std::net::SocketAddr,
+    /// Address of the TCP service
+    #[arg(long, default_value = "127.0.0.1:18081", value_name = "ADDR")]
+    pub(crate) tcp: std::net::SocketAddr,
+    /// Address of the DNS service (UDP and TCP)
+    #[arg(long, default_value = "127.0.0.1:18053", value_name = "ADDR")]
+    pub(crate) dns: std::net::SocketAddr,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FilesArgs {
+    /// File, directory (its *.yaml, *.yml, *.json) or - for standard input; may be given again
+    #[arg(short, long, required = true, value_name = "PATH")]
+    pub(crate) file: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
+    /// Check and show, change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Delete resources that match --selector and are not in the files
+    #[arg(long, requires = "selector")]
+    pub(crate) prune: bool,
+    /// Labels, as key=value,key2=value2
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GetArgs {
+    /// Kind, singular or plural
+    pub(crate) kind: String,
+    /// Name; all when absent
+    pub(crate) name: Option<String>,
+    /// All namespaces
+    #[arg(short = 'A', long)]
+    pub(crate) all_namespaces: bool,
+    /// Labels, as key=value,key2=value2
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub(crate) selector: Option<String>,
+    /// Keep watching
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneArgs {
+    /// Kind
+    pub(crate) kind: String,
+    /// Name
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    #[command(flatten)]
+    pub(crate) one: OneArgs,
+    /// Also forget what was measured (an SLO's ledger)
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExplainArgs {
+    /// Kind, or a field path such as probe.spec.http
+    #[arg(required_unless_present = "schema")]
+    pub(crate) path: Option<String>,
+    /// Print the JSON Schema of all kinds
+    #[arg(long)]
+    pub(crate) schema: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Keep watching
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// Only of this thing, as KIND/NAME
+    #[arg(long = "for", value_name = "KIND/NAME")]
+    pub(crate) subject: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertCommand {
+    /// Alerts that are pending or firing
+    List,
+    /// Firings, newest first
+    History,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SloCommand {
+    /// What an objective promises, when it pages, and what is left
+    #[command(after_help = "Example:\n  probity slo explain shop-availability")]
+    Explain {
+        /// Name of the SLO
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GameDayCommand {
+    /// Show what a run would do
+    Plan(GameDayRunArgs),
+    /// Run a scenario; Ctrl-C aborts it and waits for the verified undo
+    #[command(
+        after_help = "Examples:\n  probity gameday run shop-outage\n  probity gameday run shop-slow --set delay=500ms --yes\n\nExit codes: 0 passed, 1 failed, 4 aborted, 5 inconclusive"
+    )]
+    Run(GameDayRunArgs),
+    /// Game days, newest first
+    List,
+    /// The report of a game day
+    Report {
+        /// Name, such as shop-outage-1
+        name: String,
+    },
+    /// End a game day now and undo its faults
+    Abort {
+        /// Name, such as shop-outage-1
+        name: String,
+        /// Why
+        #[arg(long, default_value = "asked by the operator")]
+        reason: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GameDayRunArgs {
+    /// Name of the scenario
+    pub(crate) scenario: String,
+    /// A parameter, as name=value; may be given again
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    pub(crate) parameters: Vec<String>,
+    /// Seed that picks the targets; the same seed picks the same ones
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Start it and return; it goes on in the cluster
+    #[arg(long)]
+    pub(crate) detach: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct HaltArgs {
+    /// Why
+    #[arg(long, default_value = "asked by the operator")]
+    pub(crate) reason: String,
+    #[command(subcommand)]
+    pub(crate) command: Option<HaltCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum HaltCommand {
+    /// Let faults start again
+    Lift,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Form the cluster from a coordinator's initialMembers; once
+    #[command(after_help = "Example:\n  probity cluster init --server 127.0.0.1:7601 --tls-dir ./tls/admin")]
+    Init,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// Make an authority, and a certificate directory for each part
+    #[command(
+        after_help = "Example:\n  probity ca init --dir ./tls --coordinator c1=127.0.0.1 --coordinator c2=127.0.0.1 --coordinator c3=127.0.0.1 \\\n      --prober edge-1 --prober edge-2 --admin me"
+    )]
+    Init(CaInitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaInitArgs {
+    /// Where to write: ca.crt, ca.key, and a directory for each part
+    #[arg(long, default_value = "./tls", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// A coordinator, as name=host[,host...]: the names and addresses it is dialled by
+    #[arg(long, value_name = "NAME=HOSTS")]
+    pub(crate) coordinator: Vec<String>,
+    /// A prober's name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) prober: Vec<String>,
+    /// A person who may do everything
+    #[arg(long, value_name = "NAME")]
+    pub(crate) admin: Vec<String>,
+    /// A person who may change resources
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Vec<String>,
+    /// A person who may only look
+    #[arg(long, value_name = "NAME")]
+    pub(crate) viewer: Vec<String>,
+    /// Days that the certificates are valid
+    #[arg(long, default_value_t = 365)]
+    pub(crate) days: u32,
+}
