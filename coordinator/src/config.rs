@@ -158,7 +158,7 @@ impl CoordinatorConfig {
             }
             _ => {}
         }
-        if self.initial_members.len() > 1 && self.initial_members.len() % 2 == 0 {
+        if self.initial_members.len() > 1 && self.initial_members.len().is_multiple_of(2) {
             let n = self.initial_members.len();
             found.push(format!("initialMembers: {n} members survive the loss of no more than {} do (want 1, 3 or 5)", n - 1));
         }

@@ -33,7 +33,7 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         KeyValue::new("probity.outcome", outcome),
         KeyValue::new("error.type", result.reason.label()),
     ];
-    let duration = (class != Class::Missed).then(|| result.duration.as_secs_f64());
+    let duration = (class != Class::Missed).then_some(result.duration.as_secs_f64());
     otel.count_run(&counted, duration);
     if class == Class::Missed || class == Class::Good && !share_sampled {
         return;

@@ -314,7 +314,7 @@ impl Replica {
                 raft.tick();
                 self.ticks_since_flush += 1;
                 self.ticks += 1;
-                if self.ticks % SNAPSHOT_RETRY_TICKS == 0 {
+                if self.ticks.is_multiple_of(SNAPSHOT_RETRY_TICKS) {
                     retry_snapshots(raft);
                 }
                 if let Some(staging) = &mut self.staging {

@@ -321,7 +321,7 @@ fn game_day(state: &State, d: &GameDayRecord) -> Value {
             })
         })
         .collect();
-    let accounts: Vec<Value> = d.accounts.iter().filter_map(|a| account_delta(a)).collect();
+    let accounts: Vec<Value> = d.accounts.iter().filter_map(account_delta).collect();
     let budgets: Vec<Value> =
         d.budgets.iter().map(|b| json!({"slo": b.slo, "startPpm": b.start_ppm, "endPpm": b.end_ppm, "bad": b.bad_end.saturating_sub(b.bad_start)})).collect();
     let mut status = plan(state, &plan_record);

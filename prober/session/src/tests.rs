@@ -113,7 +113,7 @@ fn what_the_spool_cannot_hold_is_dropped_with_its_size() {
         session.close_everything((s + 1) * SECOND).expect("stored");
     }
     let rows = session.rows_to_send();
-    assert_eq!(rows.iter().map(|r| row::slots(r)).sum::<u64>(), 100, "every slot is there");
+    assert_eq!(rows.iter().map(row::slots).sum::<u64>(), 100, "every slot is there");
     assert_eq!(rows.iter().map(|r| r.sequence).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
     let dropped = outcomes(&rows).iter().filter(|(.., r)| *r == Reason::SpoolDropped).count() as u64;
     assert!(dropped > 0 && dropped == session.spooled().2);
