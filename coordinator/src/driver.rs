@@ -78,7 +78,7 @@ impl Driver {
                 match request {
                     Request::Propose(command, reply) => {
                         waiting.insert(next_tag, Waiter::Caller(reply));
-                        inputs.push(self.proposal(next_tag, command));
+                        inputs.push(self.proposal(next_tag, *command));
                         next_tag += 1;
                     }
                     Request::Read(reply) => {
@@ -116,7 +116,7 @@ impl Driver {
 
     /// A command, stamped.
     fn proposal(&self, tag: u64, mut command: Command) -> Input {
-        command.version = command.version.max(1).min(COMMAND_VERSION);
+        command.version = command.version.clamp(1, COMMAND_VERSION);
         command.time_us = self.node.now_us();
         Input::Propose { tag, command }
     }

@@ -49,7 +49,7 @@ pub struct Live<'a> {
 pub(crate) type Query = Box<dyn FnOnce(&State, &Live<'_>) + Send>;
 
 pub(crate) enum Request {
-    Propose(Command, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Propose(Box<Command>, oneshot::Sender<Result<CommandResult, ProposeError>>),
     Read(oneshot::Sender<Result<(), ProposeError>>),
     Query(Query),
     Peer(Box<PeerMessage>),
@@ -91,7 +91,7 @@ impl Node {
     /// Proposes a command, and waits until it is committed and applied here. Safe to repeat with the same request id.
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
         let (tx, rx) = oneshot::channel();
-        self.requests.send(Request::Propose(command, tx)).await.map_err(|_| ProposeError::Stopping)?;
+        self.requests.send(Request::Propose(Box::new(command), tx)).await.map_err(|_| ProposeError::Stopping)?;
         let result = match tokio::time::timeout(PROPOSE_TIMEOUT, rx).await {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(ProposeError::Stopping),

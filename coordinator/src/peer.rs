@@ -24,10 +24,13 @@ const QUEUE: usize = 4_096;
 /// Messages inside its stream.
 const IN_STREAM: usize = 256;
 
+/// What waits for one member, and its address.
+type Queue = (mpsc::Sender<PeerMessage>, watch::Sender<String>);
+
 /// The ways to the other members.
 #[derive(Debug, Clone)]
 pub(crate) struct Peers {
-    queues: Arc<Mutex<BTreeMap<u64, (mpsc::Sender<PeerMessage>, watch::Sender<String>)>>>,
+    queues: Arc<Mutex<BTreeMap<u64, Queue>>>,
     tls: Option<TlsFiles>,
     requests: mpsc::Sender<Request>,
     tasks: TaskTracker,

@@ -88,19 +88,20 @@ async fn pager(listener: tokio::net::TcpListener, stop: CancellationToken) {
         let Ok((stream, _)) = accepted else { continue };
         let stop = stop.clone();
         tasks.spawn(async move {
-            let service = service_fn(async |request: hyper::Request<hyper::body::Incoming>| {
-                let body = Limited::new(request.into_body(), PAGE_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
-                let known = serde_json::from_slice::<Value>(&body).is_ok_and(|event| page(&event));
-                hyper::Response::builder().status(if known { 200 } else { 400 }).body(Empty::<Bytes>::new())
-            });
             tokio::select! {
-                _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service) => {}
+                _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(take_page)) => {}
                 () = stop.cancelled() => {}
             }
         });
     }
     tasks.close();
     tasks.wait().await;
+}
+
+async fn take_page(request: hyper::Request<hyper::body::Incoming>) -> Result<hyper::Response<Empty<Bytes>>, hyper::http::Error> {
+    let body = Limited::new(request.into_body(), PAGE_BYTES_MAX).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
+    let known = serde_json::from_slice::<Value>(&body).is_ok_and(|event| page(&event));
+    hyper::Response::builder().status(if known { 200 } else { 400 }).body(Empty::new())
 }
 
 /// Prints a CloudEvent of an alert; false when it is none.

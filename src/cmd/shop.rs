@@ -93,12 +93,12 @@ where
 }
 
 async fn http(stream: TcpStream) {
-    let service = service_fn(async |_request| {
-        let body = Full::new(Bytes::from_static(b"{\"status\":\"ok\",\"open\":true}\n"));
-        let reply = hyper::Response::builder().header("content-type", "application/json").body(body);
-        reply.map_err(std::io::Error::other)
-    });
-    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(sell)).await;
+}
+
+async fn sell(_request: hyper::Request<hyper::body::Incoming>) -> Result<hyper::Response<Full<Bytes>>, hyper::http::Error> {
+    let body = Full::new(Bytes::from_static(b"{\"status\":\"ok\",\"open\":true}\n"));
+    hyper::Response::builder().header("content-type", "application/json").body(body)
 }
 
 /// Greets, then echoes lines.

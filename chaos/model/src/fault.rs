@@ -188,7 +188,8 @@ mod tests {
     fn faults_parse_or_say_why() {
         let latency = Fault::parse(&spec("proxy.latency", &[("proxy", "p"), ("delay", "300ms")]));
         assert_eq!(latency, Ok(Fault::Latency { proxy: "p".to_owned(), delay_us: 300_000, jitter_us: 0 }));
-        let cases: &[(&str, &[(&str, &str)], &str)] = &[
+        type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+        let cases: &[Case] = &[
             ("proxy.rest", &[], "unknown fault \"proxy.rest\" (known: proxy.latency, proxy.cut, proxy.reset, proxy.blackhole)"),
             ("proxy.reset", &[], "proxy: proxy.reset needs the parameter \"proxy\""),
             ("proxy.latency", &[("proxy", "p"), ("delay", "fast")], "delay: \"fast\" is no duration (want for example 300ms, 30s, 1h30m, 30d)"),

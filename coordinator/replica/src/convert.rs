@@ -39,21 +39,23 @@ fn message_type(number: u32) -> Option<eraftpb::MessageType> {
 
 /// A peer's message for raft. A snapshot's data is its manifest.
 pub(crate) fn from_peer(from: u64, to: u64, m: RaftMessage) -> Result<eraftpb::Message, BadMessage> {
-    let mut out = eraftpb::Message::default();
-    out.msg_type = message_type(m.msg_type).ok_or(BadMessage::Type(m.msg_type))?;
-    out.from = from;
-    out.to = to;
-    out.term = m.term;
-    out.log_term = m.log_term;
-    out.index = m.index;
-    out.entries = m.entries.into_iter().map(to_entry).collect::<Result<Vec<_>, _>>()?.into();
-    out.commit = m.commit;
-    out.commit_term = m.commit_term;
-    out.request_snapshot = m.request_snapshot;
-    out.reject = m.reject;
-    out.reject_hint = m.reject_hint;
-    out.context = m.context.into();
-    out.priority = m.priority;
+    let mut out = eraftpb::Message {
+        msg_type: message_type(m.msg_type).ok_or(BadMessage::Type(m.msg_type))?,
+        from,
+        to,
+        term: m.term,
+        log_term: m.log_term,
+        index: m.index,
+        entries: m.entries.into_iter().map(to_entry).collect::<Result<Vec<_>, _>>()?.into(),
+        commit: m.commit,
+        commit_term: m.commit_term,
+        request_snapshot: m.request_snapshot,
+        reject: m.reject,
+        reject_hint: m.reject_hint,
+        context: m.context.into(),
+        priority: m.priority,
+        ..Default::default()
+    };
     if let Some(manifest) = m.snapshot {
         out.set_snapshot(to_snapshot(&manifest));
     }
@@ -86,13 +88,14 @@ pub(crate) fn to_entry(e: RaftEntry) -> Result<eraftpb::Entry, BadMessage> {
     if e.entry_type != 0 {
         return Err(BadMessage::Entry(e.entry_type));
     }
-    let mut out = eraftpb::Entry::default();
-    out.entry_type = eraftpb::EntryType::EntryNormal;
-    out.term = e.term;
-    out.index = e.index;
-    out.data = e.data.into();
-    out.context = e.context.into();
-    Ok(out)
+    Ok(eraftpb::Entry {
+        entry_type: eraftpb::EntryType::EntryNormal,
+        term: e.term,
+        index: e.index,
+        data: e.data.into(),
+        context: e.context.into(),
+        ..Default::default()
+    })
 }
 
 pub(crate) fn from_entry(e: eraftpb::Entry) -> RaftEntry {
@@ -100,18 +103,18 @@ pub(crate) fn from_entry(e: eraftpb::Entry) -> RaftEntry {
 }
 
 pub(crate) fn to_conf_state(c: &ConfStateRecord) -> eraftpb::ConfState {
-    let mut out = eraftpb::ConfState::default();
-    out.voters = c.voters.clone();
-    out.learners = c.learners.clone();
-    out.voters_outgoing = c.voters_outgoing.clone();
-    out.learners_next = c.learners_next.clone();
-    out.auto_leave = c.auto_leave;
-    out
+    eraftpb::ConfState {
+        voters: c.voters.clone(),
+        learners: c.learners.clone(),
+        voters_outgoing: c.voters_outgoing.clone(),
+        learners_next: c.learners_next.clone(),
+        auto_leave: c.auto_leave,
+        ..Default::default()
+    }
 }
 
 pub(crate) fn to_snapshot(manifest: &SnapshotManifest) -> eraftpb::Snapshot {
-    let mut out = eraftpb::Snapshot::default();
-    out.data = Bytes::from(manifest.encode_to_vec());
+    let mut out = eraftpb::Snapshot { data: Bytes::from(manifest.encode_to_vec()), ..Default::default() };
     let metadata = out.mut_metadata();
     metadata.index = manifest.index;
     metadata.term = manifest.term;

@@ -352,12 +352,12 @@ impl Replica {
                 let same = self.staging.as_ref().is_some_and(|s| s.manifest == manifest);
                 // What we have applied already needs no pulling; raft answers by itself.
                 if manifest.index <= self.applied {
-                    self.to_raft(message);
+                    self.on_raft_message(message);
                 } else if !same {
                     self.staging = Some(Staging::new(message, manifest));
                 }
             }
-            Some(Peer::Raft(_)) => self.to_raft(message),
+            Some(Peer::Raft(_)) => self.on_raft_message(message),
             Some(Peer::Pull(pull)) => {
                 let chunk = Source::answer(raft.store().source.as_ref(), &pull);
                 let reply = PeerMessage { cluster_id: message.cluster_id, from: message.to, to: message.from, message: Some(Peer::Chunk(chunk)) };
@@ -373,7 +373,7 @@ impl Replica {
                         let message = staging.message.clone();
                         self.staged = Some((manifest, state, rows));
                         self.staging = None;
-                        self.to_raft(message);
+                        self.on_raft_message(message);
                     }
                 }
             }
@@ -382,7 +382,7 @@ impl Replica {
     }
 
     /// Bytes from outside never reach raft unchecked; what it does not like, it drops.
-    fn to_raft(&mut self, message: PeerMessage) {
+    fn on_raft_message(&mut self, message: PeerMessage) {
         let Some(raft) = &mut self.raft else { return };
         let Some(Peer::Raft(m)) = message.message else { return };
         if let Ok(m) = convert::from_peer(message.from, message.to, m) {

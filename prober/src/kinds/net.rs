@@ -74,10 +74,9 @@ fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 /// What an I/O error says of the target; the host's own want of ports, memory or descriptors is not the target's.
 pub(crate) fn io_reason(error: &io::Error, otherwise: Reason) -> Reason {
     use io::ErrorKind::*;
-    match error.raw_os_error() {
-        // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL
-        Some(24 | 23 | 105 | 12 | 99) => return Reason::ProberError,
-        _ => {}
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL
+    if let Some(24 | 23 | 105 | 12 | 99) = error.raw_os_error() {
+        return Reason::ProberError;
     }
     match error.kind() {
         ConnectionRefused => Reason::ConnectRefused,

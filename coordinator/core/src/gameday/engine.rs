@@ -157,11 +157,10 @@ fn turn(state: &mut State, day: &mut GameDayRecord) {
     match day.phase() {
         GameDayPhase::Steps => step(state, day, &plan, now),
         GameDayPhase::Undoing => undoing(state, day, &plan, now),
-        GameDayPhase::Settling
-            if report::settled(state, day, &plan, now) => {
-                let (result, reason) = report::judge(state, day, &plan);
-                end(state, day, result, reason);
-            }
+        GameDayPhase::Settling if report::settled(state, day, &plan, now) => {
+            let (result, reason) = report::judge(state, day, &plan);
+            end(state, day, result, reason);
+        }
         _ => {}
     }
 }

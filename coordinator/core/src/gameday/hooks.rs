@@ -94,7 +94,7 @@ pub(crate) fn on_verdict(state: &mut State, check: &str, new: Verdict, at_us: i6
     let Some(name) = CheckName::parse(check) else { return };
     let now = state.now();
     each(state, name.namespace, |state, day, plan| {
-        if !report::probes(state, plan).contains(&name.probe.to_owned()) {
+        if !report::probes(state, plan).contains(name.probe) {
             return;
         }
         let what = match new {

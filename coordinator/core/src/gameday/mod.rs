@@ -41,7 +41,7 @@ pub(crate) fn trace_of_check(state: &State, check: &str) -> String {
         .game_days
         .iter()
         .filter(|d| d.phase() != GameDayPhase::Ended)
-        .find(|d| d.plan.as_ref().is_some_and(|p| p.namespace == name.namespace && report::probes(state, p).contains(&name.probe.to_owned())))
+        .find(|d| d.plan.as_ref().is_some_and(|p| p.namespace == name.namespace && report::probes(state, p).contains(name.probe)))
         .map(|d| d.trace_id.clone())
         .unwrap_or_default()
 }

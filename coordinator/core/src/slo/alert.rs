@@ -76,7 +76,7 @@ fn missing_ppm(state: &State, slo: &Judged) -> u32 {
             missing += u64::from(overdue || voter.is_some_and(|v| v.missed_streak > 0));
         }
     }
-    if pairs == 0 { 1_000_000 } else { (missing * 1_000_000 / pairs) as u32 }
+    (missing * 1_000_000).checked_div(pairs).map_or(1_000_000, |ppm| ppm as u32)
 }
 
 /// The no-data rule: too much missing for too long.
