@@ -1,7 +1,7 @@
 //! The owner of the replica: one thread, since redb blocks. It batches what came in, steps once, and hands out what follows.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use probity_core::{COMMAND_VERSION, next_deadline};
 use probity_proto::v1::command::Op;
@@ -45,6 +45,7 @@ impl Driver {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tick_proposed = false;
+        let mut current_at = Instant::now();
         loop {
             let mut batch: VecDeque<Request> = VecDeque::new();
             let mut inputs = Vec::new();
@@ -97,10 +98,14 @@ impl Driver {
             let outputs = self.replica.step(inputs)?;
             self.hand_out(outputs, &mut waiting, &mut tick_proposed);
             self.follow_role(&was_leading, &mut waiting, &mut next_tag)?;
+            if let Some(ticks) = self.replica.silent_ticks() {
+                let silence = TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
+                current_at = Instant::now().checked_sub(silence).map_or(current_at, |at| current_at.max(at));
+            }
             if !queries.is_empty() {
                 let status = self.replica.status();
                 let fleet = self.node.shared.fleet.snapshot();
-                let live = Live { status: &status, now_us: self.node.now_us(), fleet: &fleet };
+                let live = Live { status: &status, now_us: self.node.now_us(), age_us: current_at.elapsed().as_micros() as u64, fleet: &fleet };
                 for query in queries {
                     query(self.replica.state(), &live);
                 }

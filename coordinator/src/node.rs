@@ -42,6 +42,8 @@ pub struct Live<'a> {
     pub status: &'a Status,
     /// Cluster time now.
     pub now_us: i64,
+    /// What is shown was all that was committed this long ago, or later.
+    pub age_us: u64,
     /// What probers said last, in the leader's memory.
     pub fleet: &'a BTreeMap<String, crate::fleet::Heard>,
 }

@@ -167,6 +167,8 @@ pub(super) fn report_lines(day: &Value) -> Vec<String> {
 fn measured_lines(day: &Value) -> Vec<String> {
     let status = &day["status"];
     let mut lines = vec![String::new()];
+    // What was cut short is not judged.
+    let judged = matches!(status["result"].as_str(), Some("passed" | "failed"));
     let mut table = Table::new(&["EXPECTED", "WITHIN", "MEASURED", "", ""]);
     for m in status["measured"].as_array().into_iter().flatten() {
         let within = match m["withinSeconds"].as_f64() {
@@ -180,11 +182,17 @@ fn measured_lines(day: &Value) -> Vec<String> {
             },
             None => cell(m, "text"),
         };
-        let ok = if m["ok"] == true { "ok" } else { "FAILED" };
+        let ok = match m["ok"].as_bool() {
+            Some(true) => "ok",
+            _ if judged => "FAILED",
+            _ => "-",
+        };
         let note = m["note"].as_str().unwrap_or("").to_owned();
         table.row([cell(m, "what"), within, measured, ok.to_owned(), note]);
     }
-    lines.extend(table.lines().into_iter().map(|line| line.trim_end().to_owned()));
+    if status["measured"].as_array().is_some_and(|m| !m.is_empty()) {
+        lines.extend(table.lines().into_iter().map(|line| line.trim_end().to_owned()));
+    }
     let accounts: Vec<String> = status["accounts"]
         .as_array()
         .into_iter()
@@ -208,11 +216,12 @@ fn measured_lines(day: &Value) -> Vec<String> {
 
 async fn verdict_lines(api: &mut Api, day: &Value) -> Vec<String> {
     let mut lines = measured_lines(day);
+    let namespace = if api.namespace == "default" { String::new() } else { format!("{}/", api.namespace) };
     if let Ok(status) = api.read("/api/v1/status").await {
         let leader = cell(&status, "leader.id");
         let http = status["members"].as_array().into_iter().flatten().find(|m| cell(m, "id") == leader).map(|m| cell(m, "httpAddress"));
         if let Some(address) = http.filter(|a| a != "-") {
-            lines.push(format!("report  http://{address}/gamedays/{}/{}", api.namespace, cell(day, "metadata.name")));
+            lines.push(format!("report  http://{address}/gamedays/{namespace}{}", cell(day, "metadata.name")));
         }
     }
     lines

@@ -288,6 +288,12 @@ impl Replica {
         }
     }
 
+    /// For how many ticks at most nothing was heard of the leader, or of a quorum by the leader; none while no leader is known.
+    pub fn silent_ticks(&self) -> Option<u64> {
+        let inner = &self.raft.as_ref()?.raft;
+        (inner.leader_id != 0).then_some(inner.election_elapsed as u64)
+    }
+
     /// Takes inputs, persists what follows, and says what to send and to whom to reply.
     pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<Outputs, Fatal> {
         let mut out = Outputs::default();

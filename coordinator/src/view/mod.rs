@@ -66,7 +66,7 @@ pub fn read(state: &State, live: &Live<'_>, path: &str) -> Result<Value, ViewErr
     value["asOf"] = json!({
         "index": live.status.applied,
         "time": rfc3339(state.now()),
-        "ageSeconds": seconds((live.now_us - state.now()).max(0)),
+        "ageSeconds": seconds_u(live.age_us),
         "member": status::member_name(state, live.status.identity.id),
     });
     Ok(value)
