@@ -114,6 +114,31 @@ pub(super) async fn diff(api: &mut Api, args: FilesArgs, format: Format) -> Outc
     Ok(if differs.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
 }
 
+/// What can be known of files without a cluster: an error after every problem was printed.
+pub(super) fn check_shape(files: &[SourceFile]) -> Result<(), Fail> {
+    let problems = shape_problems(files, "default").1;
+    for problem in &problems {
+        eprintln!("{problem}");
+    }
+    match problems.len() {
+        0 => Ok(()),
+        n => Err(Fail::no(format!("{n} problem{}", if n == 1 { "" } else { "s" }))),
+    }
+}
+
+/// How many resources there are, and what is wrong with each by itself.
+fn shape_problems(files: &[SourceFile], namespace: &str) -> (usize, Vec<resources::Problem>) {
+    let files: Vec<resources::SourceFile> = files.iter().map(|f| resources::SourceFile { name: f.name.clone(), text: f.text.clone() }).collect();
+    let parsed = resources::parse(&files, namespace);
+    let mut problems = parsed.problems;
+    for resource in &parsed.resources {
+        if let Some(probity_proto::v1::resource::Spec::Scenario(spec)) = &resource.resource.spec {
+            problems.extend(probity_scenario::validate(spec).into_iter().map(|p| resource.problem(&p.path, p.message, p.hint)));
+        }
+    }
+    (parsed.resources.len(), problems)
+}
+
 /// An error after every problem was printed, when there is one.
 pub(super) fn accepted(reply: &ApplyReply) -> Result<(), Fail> {
     if reply.problems.is_empty() {
@@ -160,20 +185,13 @@ fn report(reply: &ApplyReply, format: Format, dry_run: bool) -> Outcome {
 }
 
 pub(super) fn validate(namespace: &str, args: FilesArgs, format: Format) -> Outcome {
-    let files: Vec<resources::SourceFile> = read_files(&args.file)?.into_iter().map(|f| resources::SourceFile { name: f.name, text: f.text }).collect();
-    let parsed = resources::parse(&files, namespace);
-    let mut problems = parsed.problems;
-    for resource in &parsed.resources {
-        if let Some(probity_proto::v1::resource::Spec::Scenario(spec)) = &resource.resource.spec {
-            problems.extend(probity_scenario::validate(spec).into_iter().map(|p| resource.problem(&p.path, p.message, p.hint)));
-        }
-    }
+    let (count, problems) = shape_problems(&read_files(&args.file)?, namespace);
     if format == Format::Json {
         let list: Vec<_> = problems
             .iter()
             .map(|p| json!({"file": p.file, "line": p.line, "column": p.column, "path": p.path, "message": p.message, "hint": p.hint}))
             .collect();
-        print_json(&json!({"items": parsed.resources.len(), "problems": list}));
+        print_json(&json!({"resources": count, "problems": list}));
     } else {
         for problem in &problems {
             eprintln!("{problem}");
@@ -182,7 +200,7 @@ pub(super) fn validate(namespace: &str, args: FilesArgs, format: Format) -> Outc
     match problems.len() {
         0 if format == Format::Json => Ok(ExitCode::SUCCESS),
         0 => {
-            println!("{} resources are valid; what they refer to is checked by `probity apply --dry-run`", parsed.resources.len());
+            println!("{count} resources are valid; what they refer to is checked by `probity apply --dry-run`");
             Ok(ExitCode::SUCCESS)
         }
         n => Err(Fail::no(format!("{n} problem{}", if n == 1 { "" } else { "s" }))),

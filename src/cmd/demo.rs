@@ -1,5 +1,6 @@
 //! The demo of `up --demo`: the shop behind a fault proxy, a pager that prints, and the resources of `scenarios/demo.yaml`.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 use bytes::Bytes;
@@ -22,16 +23,23 @@ const PROXY: &str = "shop-http";
 /// A page is small.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// The first free port from `wanted` on, on loopback, for TCP and UDP; says so when it is another one.
-pub(super) fn free_port(what: &str, wanted: u16) -> Result<SocketAddr, Fail> {
-    let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let last = wanted.saturating_add(99);
-    let free = (wanted..=last).find(|port| TcpListener::bind(at(*port)).is_ok() && UdpSocket::bind(at(*port)).is_ok());
-    let Some(port) = free else { return Err(Fail::no(format!("no free port for the {what} from {wanted} to {last}"))) };
-    if port != wanted {
-        println!("  port {wanted} is taken: the {what} is on {port}");
+/// Ports on loopback, none given out twice.
+#[derive(Default)]
+pub(super) struct Ports(BTreeSet<u16>);
+
+impl Ports {
+    /// The first free one from `wanted` on, for TCP and UDP; says so when it is another one.
+    pub(super) fn free(&mut self, what: &str, wanted: u16) -> Result<SocketAddr, Fail> {
+        let at = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let last = wanted.saturating_add(99);
+        let free = |port: &u16| !self.0.contains(port) && TcpListener::bind(at(*port)).is_ok() && UdpSocket::bind(at(*port)).is_ok();
+        let Some(port) = (wanted..=last).find(free) else { return Err(Fail::no(format!("no free port for the {what} from {wanted} to {last}"))) };
+        if port != wanted {
+            println!("  port {wanted} is taken: the {what} is on {port}");
+        }
+        self.0.insert(port);
+        Ok(at(port))
     }
-    Ok(at(port))
 }
 
 /// Where everything of the demo listens.
@@ -44,13 +52,13 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    pub(super) fn new() -> Result<Demo, Fail> {
+    pub(super) fn new(ports: &mut Ports) -> Result<Demo, Fail> {
         Ok(Demo {
-            proxy: free_port("shop (through the fault proxy)", 18_080)?,
-            http: free_port("shop's HTTP service", 18_070)?,
-            tcp: free_port("shop's TCP service", 18_081)?,
-            dns: free_port("shop's DNS service", 18_053)?,
-            pager: free_port("pager", 18_090)?,
+            proxy: ports.free("shop (through the fault proxy)", 18_080)?,
+            http: ports.free("shop's HTTP service", 18_070)?,
+            tcp: ports.free("shop's TCP service", 18_081)?,
+            dns: ports.free("shop's DNS service", 18_053)?,
+            pager: ports.free("pager", 18_090)?,
         })
     }
 

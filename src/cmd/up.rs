@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::demo::{Demo, free_port};
+use super::demo::{Demo, Ports};
 use super::{apply, get, server, slo};
 use crate::api::{Api, request_id};
 use crate::args::{Format, Global, UpArgs};
@@ -35,17 +35,19 @@ pub(super) async fn run(args: UpArgs) -> Outcome {
     let _ = rustls::crypto::ring::default_provider().install_default();
     // Asked for before anything runs: a mistake in a file starts nothing.
     let files = apply::read_files(&args.file)?;
+    apply::check_shape(&files)?;
     println!("Probity {}, single node, loopback, no TLS: not for production", env!("CARGO_PKG_VERSION"));
     let stop = server::stop_on_signal();
-    let web = free_port("web page", args.http_port)?;
-    let grpc = free_port("other commands' side", args.grpc_port)?;
+    let mut ports = Ports::default();
+    let web = ports.free("web page", args.http_port)?;
+    let grpc = ports.free("other commands' side", args.grpc_port)?;
     println!("  web   http://{web}     data  {}\n", args.data_dir.display());
     let name = cluster_name(&args);
     let config = coordinator_config(&args, &name, web, grpc)?;
     // The coordinator outlives the probers: what they still have to say is heard.
     let coordinator_stop = CancellationToken::new();
     let coordinator = probity_coordinator::start(config, coordinator_stop.clone()).await.map_err(|e| Fail::of(exit::NO, &e))?;
-    let system = System { args, name, web, grpc, stop: stop.clone(), tasks: TaskTracker::new(), probers: JoinSet::new() };
+    let system = System { args, name, web, grpc, ports, stop: stop.clone(), tasks: TaskTracker::new(), probers: JoinSet::new() };
     let outcome = system.run(files, started).await;
     coordinator_stop.cancel();
     coordinator.wait().await.map_err(|e| Fail::of(exit::NO, &e))?;
@@ -87,6 +89,7 @@ struct System {
     name: String,
     web: SocketAddr,
     grpc: SocketAddr,
+    ports: Ports,
     stop: CancellationToken,
     tasks: TaskTracker,
     probers: JoinSet<Result<(), probity_prober::Error>>,
@@ -108,14 +111,15 @@ impl System {
         match failed {
             Some(fail) => Err(fail),
             None => {
-                println!("stopped; `{} up` goes on from here", invoked());
+                let typed: Vec<String> = std::env::args().skip(1).collect();
+                println!("stopped; `{} {}` goes on from here", invoked(), typed.join(" "));
                 Ok(ExitCode::SUCCESS)
             }
         }
     }
 
     async fn serve(&mut self, files: &mut Vec<SourceFile>, started: Instant) -> Result<(), Fail> {
-        let demo = if self.args.demo { Some(Demo::new()?) } else { None };
+        let demo = if self.args.demo { Some(Demo::new(&mut self.ports)?) } else { None };
         if let Some(demo) = &demo {
             demo.start(&self.tasks, &self.stop).await?;
             files.insert(0, demo.resources(self.web));
