@@ -80,19 +80,28 @@ pub(crate) fn settle_by(day: &GameDayRecord, plan: &GameDayPlan) -> i64 {
     day.undone_at_us + plan.expect.iter().map(within).max().unwrap_or(0) as i64
 }
 
+/// A margin, so that a report on its way is not judged as missing.
+const MARGIN_US: i64 = 1_000_000;
+
 /// Whether nothing more is to wait for: all has come, or its time has passed.
 pub(crate) fn settled(state: &State, day: &GameDayRecord, plan: &GameDayPlan, now: i64) -> bool {
-    let came = plan.expect.iter().zip(&day.progress).all(|(e, p)| match &e.expect {
-        Some(Expect::Alert(e)) if !e.never => (e.fires_within_us == 0 || p.fired_at_us != 0) && (e.resolves_within_us == 0 || p.recovered_at_us != 0),
+    // What did not come in its time after the injection makes the expectation fail: what was to follow it is not waited for.
+    let too_late = |fired_at_us: i64, within_us: u64| within_us > 0 && fired_at_us == 0 && now > day.injected_at_us + within_us as i64 + MARGIN_US;
+    let decided = |e: &Expectation, p: &ExpectationProgress| match &e.expect {
+        // Only the end of the day tells that it never fired.
+        Some(Expect::Alert(e)) if e.never => false,
+        Some(Expect::Alert(e)) => {
+            let came = (e.fires_within_us == 0 || p.fired_at_us != 0) && (e.resolves_within_us == 0 || p.recovered_at_us != 0);
+            came || too_late(p.fired_at_us, e.fires_within_us)
+        }
         Some(Expect::Verdict(e)) => {
-            (e.within_us == 0 || p.fired_at_us != 0)
-                && (e.recovers_within_us == 0 || p.recovered_at_us != 0 && verdict_of_probe(state, &plan.namespace, &e.probe) == Verdict::Up)
+            let recovered = || p.recovered_at_us != 0 && verdict_of_probe(state, &plan.namespace, &e.probe) == Verdict::Up;
+            let came = (e.within_us == 0 || p.fired_at_us != 0) && (e.recovers_within_us == 0 || recovered());
+            came || too_late(p.fired_at_us, e.within_us)
         }
         _ => true,
-    });
-    let waits_for_nothing_more = came && plan.expect.iter().all(|e| !matches!(&e.expect, Some(Expect::Alert(a)) if a.never));
-    // A margin, so that a report on its way is not judged as missing.
-    waits_for_nothing_more || now >= day.deadline_us + 1_000_000
+    };
+    plan.expect.iter().zip(&day.progress).all(|(e, p)| decided(e, p)) || now >= day.deadline_us + MARGIN_US
 }
 
 /// Measures, and judges by what was measured.
