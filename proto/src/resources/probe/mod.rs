@@ -1,0 +1,177 @@
+//! `kind: Probe`: what all kinds share; one file for each kind.
+
+mod assertion;
+mod dns;
+mod http;
+mod icmp;
+mod tcp;
+mod tls;
+
+use super::read::{At, Fields, Mistakes};
+use crate::v1::check_kind::Kind;
+use crate::v1::*;
+use crate::{lower, units};
+
+pub use http::status_range;
+
+const SECOND: u64 = 1_000_000;
+const INTERVAL_MIN_US: u64 = 100_000;
+const INTERVAL_MAX_US: u64 = 24 * 3_600 * SECOND;
+
+pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<ProbeSpec> {
+    let interval_us = duration_in(&mut fields, "interval", INTERVAL_MIN_US, INTERVAL_MAX_US, mistakes).unwrap_or(30 * SECOND);
+    let timeout_us = timeout(&mut fields, interval_us, mistakes);
+    let retries = fields.int("retries", 0..=10, mistakes).unwrap_or(0) as u32;
+    fields.not_yet(&["invert", "source", "family", "resolver"], mistakes);
+    let default_target = fields.text("target", mistakes);
+    let targets_at = fields.get("targets");
+    let placement = placement(&mut fields, mistakes);
+    let kind = kind(&mut fields, default_target.as_deref(), mistakes);
+    let verdict = verdict(&mut fields, &placement, mistakes);
+    let targets = match (default_target, targets_at) {
+        (Some(_), Some(at)) => {
+            mistakes.add(&at.path, at.place(), "both target and targets are given", "keep one");
+            Vec::new()
+        }
+        (Some(address), None) => vec![Target { address, ..Target::default() }],
+        (None, Some(at)) => targets(&at, mistakes),
+        (None, None) => vec![Target::default()],
+    };
+    let place = fields.place();
+    let path = fields.path.clone();
+    fields.finish(mistakes);
+    let spec = ProbeSpec {
+        interval_us,
+        timeout_us,
+        retries,
+        targets,
+        kind: Some(CheckKind { kind: Some(kind?) }),
+        placement: Some(placement),
+        verdict: Some(verdict),
+    };
+    for (i, target) in spec.targets.iter().enumerate() {
+        let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
+        if let Err(message) = lower::check_spec(&spec, target).map(drop).and(placed) {
+            mistakes.add(&format!("{path}.targets[{i}]"), place, message, "a target has address, key and labels");
+        }
+    }
+    Some(spec)
+}
+
+fn duration_in(fields: &mut Fields<'_>, key: &'static str, min: u64, max: u64, mistakes: &mut Mistakes) -> Option<u64> {
+    let at = fields.get(key)?;
+    at.parsed(mistakes, |text| {
+        let us = units::parse_duration(text)?;
+        if us < min || us > max {
+            return Err(format!("{text} is out of range (want {} to {})", units::format_duration(min), units::format_duration(max)));
+        }
+        Ok(us)
+    })
+}
+
+fn timeout(fields: &mut Fields<'_>, interval_us: u64, mistakes: &mut Mistakes) -> u64 {
+    let default = interval_us.min(10 * SECOND);
+    let Some(at) = fields.get("timeout") else { return default };
+    at.parsed(mistakes, |text| {
+        let us = units::parse_duration(text)?;
+        if us > interval_us {
+            return Err(format!("{text} is above the interval (want at most {})", units::format_duration(interval_us)));
+        }
+        if us < 1_000 { Err(format!("{text} is too short (want at least 1ms)")) } else { Ok(us) }
+    })
+    .unwrap_or(default)
+}
+
+fn targets(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<Target> {
+    let Some(mut fields) = at.fields(mistakes) else { return Vec::new() };
+    fields.not_yet(&["httpSD", "fileSD", "dnsSRV", "kubernetes"], mistakes);
+    let mut targets: Vec<Target> = Vec::new();
+    for item in fields.need("static", mistakes).map(|at| at.items(mistakes)).unwrap_or_default() {
+        let Some(mut f) = item.fields(mistakes) else { continue };
+        let address = f.need_text("address", mistakes);
+        let key = f.text("key", mistakes).unwrap_or_else(|| address.clone());
+        let labels = f.map("labels", mistakes);
+        f.finish(mistakes);
+        if targets.iter().any(|t| t.key == key) {
+            mistakes.add(&item.path, item.place(), format!("target key {key:?} is given twice"), "each target needs its own key");
+        }
+        targets.push(Target { key, address, labels });
+    }
+    fields.finish(mistakes);
+    targets
+}
+
+fn placement(fields: &mut Fields<'_>, mistakes: &mut Mistakes) -> Placement {
+    let mut placement = Placement::default();
+    let Some(mut f) = fields.get("placement").and_then(|at| at.fields(mistakes)) else { return placement };
+    if let Some(mut selector) = f.get("selector").and_then(|at| at.fields(mistakes)) {
+        let match_labels = selector.map("matchLabels", mistakes);
+        selector.not_yet(&["matchExpressions"], mistakes);
+        selector.finish(mistakes);
+        placement.selector = Some(Selector { match_labels });
+    }
+    if let Some(at) = f.get("count") {
+        let count = at.parsed(mistakes, |text| match (text, text.parse::<u32>()) {
+            ("all", _) => Ok((true, 0)),
+            (_, Ok(n)) if (1..=1_000).contains(&n) => Ok((false, n)),
+            _ => Err(format!("{text:?} is no count (want 1 to 1000, or all)")),
+        });
+        (placement.all, placement.count) = count.unwrap_or_default();
+    }
+    placement.spread_by = f.text("spreadBy", mistakes).unwrap_or_default();
+    f.finish(mistakes);
+    placement
+}
+
+fn verdict(fields: &mut Fields<'_>, placement: &Placement, mistakes: &mut Mistakes) -> VerdictRule {
+    let quorum = if placement.count == 1 { 1 } else { 2 };
+    let mut rule = VerdictRule { quorum, down_after: 2, recover_after: 2 };
+    let Some(mut f) = fields.get("verdict").and_then(|at| at.fields(mistakes)) else { return rule };
+    let path = f.path.clone();
+    let place = f.place();
+    let mut read = |key, default: u32, mistakes: &mut Mistakes| f.int(key, 1..=100, mistakes).map_or(default, |n| n as u32);
+    rule =
+        VerdictRule { quorum: read("quorum", quorum, mistakes), down_after: read("downAfter", 2, mistakes), recover_after: read("recoverAfter", 2, mistakes) };
+    f.finish(mistakes);
+    if placement.count > 0 && rule.quorum > placement.count {
+        let message = format!("a quorum of {} of {} probers can never be reached", rule.quorum, placement.count);
+        mistakes.add(&format!("{path}.quorum"), place, message, format!("at most placement.count, {}", placement.count));
+    }
+    rule
+}
+
+fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) -> Option<Kind> {
+    fields.not_yet(&["grpc", "websocket", "tls", "udp"], mistakes);
+    let given: Vec<(&'static str, At<'_>)> = ["http", "tcp", "dns", "icmp"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
+    if let [_, (_, second), ..] = given.as_slice() {
+        mistakes.add(&second.path, second.place(), "a probe has one kind", "keep one of http, tcp, dns, icmp");
+        return None;
+    }
+    let Some((kind, at)) = given.into_iter().next() else {
+        // `target: https://...` says enough.
+        if let Some(url) = target.filter(|t| t.starts_with("http://") || t.starts_with("https://")) {
+            return Some(Kind::Http(HttpCheck { url: url.to_owned(), ..http::default_http() }));
+        }
+        mistakes.add(&fields.path, fields.place(), "no kind is given", "want one of http, tcp, dns, icmp");
+        return None;
+    };
+    let mut f = at.fields(mistakes)?;
+    let kind = match kind {
+        "http" => Kind::Http(http::http(&mut f, mistakes)),
+        "tcp" => Kind::Tcp(tcp::tcp(&mut f, mistakes)),
+        "dns" => Kind::Dns(dns::dns(&mut f, mistakes)),
+        _ => Kind::Icmp(icmp::icmp(&mut f, mistakes)),
+    };
+    f.finish(mistakes);
+    Some(kind)
+}
+
+/// A field that defaults to the probe's target.
+fn target_or(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> String {
+    f.text(key, mistakes).unwrap_or_else(|| "$(target.address)".to_owned())
+}
+
+/// The name of a secret: a file of that name in the host's secrets directory, so no path.
+pub(super) fn secret_ref(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> String {
+    f.need(key, mistakes).and_then(|at| at.parsed(mistakes, super::name)).unwrap_or_default()
+}
