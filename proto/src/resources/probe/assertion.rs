@@ -1,6 +1,6 @@
 //! Assertions on what came back: regular expressions, bodies, headers.
 
-use super::super::read::{At, Fields, Mistakes};
+use super::super::read::{At, Mistakes};
 use crate::v1::*;
 
 pub(super) fn regex(text: &str) -> Result<String, String> {
