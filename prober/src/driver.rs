@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::ProberConfig;
 use crate::faults;
+use crate::health::Health;
 use crate::kinds::{self, ContextConfig, ProbeContext, RunInfo};
 use crate::stream::{self, StreamEvent};
 
@@ -86,6 +87,7 @@ struct Driver {
     runs: Arc<Semaphore>,
     done: mpsc::Sender<Done>,
     tasks: TaskTracker,
+    health: Health,
 }
 
 /// Runs a prober until `stop`; what it owes is on its disk when this returns.
@@ -107,7 +109,7 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
     let (done_tx, mut done) = mpsc::channel(RUNS_MAX);
     let tasks = TaskTracker::new();
     tasks.spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events_tx, stop.clone()));
-    let health = crate::health::Health::default();
+    let health = Health::default();
     if let Some(address) = config.http {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
         tasks.spawn(crate::health::serve(listener, health.clone(), stop.clone()));
@@ -126,11 +128,12 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         runs: Arc::new(Semaphore::new(RUNS_MAX)),
         done: done_tx,
         tasks,
+        health,
     };
     let mut next_heartbeat = tokio::time::Instant::now();
     loop {
         driver.turn().await?;
-        health.set(&driver.config.name, driver.session.spooled(), driver.session.assignments(), driver.outgoing.is_some());
+        driver.health.set(&driver.config.name, driver.session.spooled(), driver.session.assignments(), driver.outgoing.is_some());
         let sleep = driver.sleep().min(next_heartbeat.saturating_duration_since(tokio::time::Instant::now()));
         tokio::select! {
             () = stop.cancelled() => break,
@@ -138,7 +141,6 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
             Some(event) = events.recv() => driver.on_stream(event)?,
             Some(event) = fault_events.recv() => driver.on_fault(event)?,
             Some((assignment, n, run)) = done.recv() => {
-                health.count(run.reason);
                 let now = driver.now();
                 driver.session.on_run_done(assignment, n, run, now);
             }
@@ -195,6 +197,7 @@ impl Driver {
 
     fn start_run(&mut self, slot: SlotStart, now: i64) {
         let Ok(permit) = self.runs.clone().try_acquire_owned() else {
+            self.health.count(&slot.spec.check, Reason::Overloaded, 0);
             let run = RunDone { reason: Reason::Overloaded, ..RunDone::default() };
             self.session.on_run_done(slot.assignment, slot.n, run, now);
             return;
@@ -207,7 +210,7 @@ impl Driver {
             trace_ppm: slot.spec.trace_ppm,
             started_at_us: now,
         };
-        let (context, done) = (self.context.clone(), self.done.clone());
+        let (context, done, health) = (self.context.clone(), self.done.clone(), self.health.clone());
         self.tasks.spawn(async move {
             let default = CheckSpec::default();
             let result = kinds::run(&context, slot.spec.spec.as_ref().unwrap_or(&default), &info).await;
@@ -220,6 +223,7 @@ impl Driver {
                 trace_id: result.trace_id,
                 peer: result.peer,
             };
+            health.count(&info.check, run.reason, run.duration_us);
             // The channel holds every run that may be under way.
             let _ = done.send((slot.assignment, slot.n, run)).await;
             drop(permit);

@@ -1,11 +1,11 @@
-//! `get`, `describe`, `events` and every other list.
+//! `get`, `events` and every other list.
 
 use std::process::ExitCode;
 
 use serde_json::Value;
 
 use crate::api::{Api, encode};
-use crate::args::{EventsArgs, Format, GetArgs, OneArgs};
+use crate::args::{EventsArgs, Format, GetArgs};
 use crate::output::{Table, age, at, cell, duration, pairs, percent, print_json, print_lines, print_yaml};
 use crate::{Fail, Outcome};
 
@@ -109,17 +109,6 @@ pub(super) async fn events(api: &mut Api, args: EventsArgs, format: Format) -> O
 
 fn last_sequence(value: &Value) -> Option<u64> {
     items(value).iter().filter_map(|item| at(item, "status.sequence").as_u64()).max()
-}
-
-pub(super) async fn describe(api: &mut Api, args: OneArgs, format: Format) -> Outcome {
-    let (kind, namespaced) = kind(&args.kind)?;
-    let value = api.read(&item_path(kind, namespaced, &api.namespace, &args.name)).await?;
-    match format {
-        Format::Json => print_json(&value),
-        _ if kind == "gamedays" => print_lines(&super::gameday::report_lines(&value)),
-        _ => print_yaml(&value),
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// The items of a list, or the one thing.

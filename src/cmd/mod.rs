@@ -4,6 +4,7 @@ mod apply;
 mod ca;
 mod cluster;
 mod demo;
+mod describe;
 mod gameday;
 mod get;
 mod halt;
@@ -38,7 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Diff(args) => apply::diff(&mut api, args, format).await,
         Command::Validate(args) => apply::validate(&global.namespace, args, format),
         Command::Get(args) => get::get(&mut api, args, format).await,
-        Command::Describe(args) => get::describe(&mut api, args, format).await,
+        Command::Describe(args) => describe::describe(&mut api, args, format).await,
         Command::Delete(args) => apply::delete(&mut api, args).await,
         Command::Explain(args) => apply::explain(args),
         Command::Status => status::status(&mut api, format).await,

@@ -14,7 +14,7 @@ pub(super) async fn explain(api: &mut Api, name: &str, format: Format) -> Outcom
     match format {
         Format::Json => print_json(&value),
         Format::Yaml => print_yaml(&value),
-        _ => print_lines(&lines(&value)),
+        _ => print_lines(&explanation(&value)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -32,7 +32,7 @@ pub(super) fn headline(value: &Value) -> String {
     )
 }
 
-fn lines(value: &Value) -> Vec<String> {
+pub(super) fn explanation(value: &Value) -> Vec<String> {
     let status = &value["status"];
     let window = |key: &str| cell(status, &format!("window.{key}"));
     let mut lines = vec![

@@ -27,6 +27,8 @@ const FLUSH: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(15);
 const ZONES: [&str; 3] = ["a", "b", "c"];
 const GRPC_PORT: u16 = 7601;
+/// Where the first prober's own metrics are; the others' follow.
+const PROBER_PORT: u16 = 7602;
 
 /// Runs until Ctrl-C.
 pub(super) async fn run(args: UpArgs) -> Outcome {
@@ -124,10 +126,11 @@ impl System {
             demo.start(&self.tasks, &self.stop).await?;
             files.insert(0, demo.resources(self.web));
         }
-        for zone in ZONES {
+        for (i, zone) in ZONES.into_iter().enumerate() {
+            let http = self.ports.free("prober's metrics", PROBER_PORT + i as u16)?;
             // One host has the proxy; all probe through it.
             let proxies = demo.iter().filter(|_| zone == ZONES[0]).map(Demo::proxy).collect();
-            let config = self.prober_config(zone, proxies)?;
+            let config = self.prober_config(zone, http, proxies)?;
             self.probers.spawn(probity_prober::run(config, self.stop.clone()));
         }
         let mut api = Api::new(&Global { server: vec![self.grpc.to_string()], tls_dir: None, namespace: "default".to_owned(), output: Format::Table });
@@ -161,13 +164,13 @@ impl System {
         }
     }
 
-    fn prober_config(&self, zone: &str, proxies: Vec<probity_chaos::ProxyConfig>) -> Result<ProberConfig, Fail> {
+    fn prober_config(&self, zone: &str, http: SocketAddr, proxies: Vec<probity_chaos::ProxyConfig>) -> Result<ProberConfig, Fail> {
         let name = format!("{}-{zone}", self.name);
         Ok(ProberConfig {
             coordinators: vec![self.grpc.to_string()],
             labels: [("zone".to_owned(), zone.to_owned())].into(),
             data_dir: self.args.data_dir.join(&name),
-            http: None,
+            http: Some(http),
             tls: None,
             secrets_dir: secrets_dir(&self.args.data_dir),
             spool_bytes_max: 64 << 20,
