@@ -1,8 +1,9 @@
 //! What a change must fulfil beside being well-formed: that what it refers to exists, and that its rules can work.
 //!
-//! Runs before a change is proposed, against the state that the proposal names by its revision.
+//! Runs before a change is proposed, so that a person hears of every problem with its place; and again in apply when other changes
+//! came in between, so that two changes conflict only where they really do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
@@ -22,32 +23,42 @@ pub struct AdmissionProblem {
     pub hint: String,
 }
 
-/// The resources as they would be after a change.
+/// The resources as they would be after a change: the state's, with the change laid over them. Costs the change, not the state.
 pub struct After<'a> {
-    resources: BTreeMap<String, &'a Resource>,
+    state: &'a State,
+    puts: BTreeMap<String, &'a Resource>,
+    deleted: BTreeSet<String>,
 }
 
 impl<'a> After<'a> {
-    /// The state's, with the change laid over them.
+    /// Lays a change over a state.
     pub fn new(state: &'a State, puts: &'a [Resource], deletes: &[ResourceKey]) -> Self {
-        let mut resources: BTreeMap<String, &Resource> = state.resources.iter().map(|r| (resource_key(&r.kind, &r.namespace, &r.name), r)).collect();
-        for key in deletes {
-            resources.remove(&resource_key(&key.kind, &key.namespace, &key.name));
-        }
-        for put in puts {
-            resources.insert(resource_key(&put.kind, &put.namespace, &put.name), put);
-        }
-        After { resources }
+        let deleted = deletes.iter().map(|k| resource_key(&k.kind, &k.namespace, &k.name)).collect();
+        let puts = puts.iter().map(|r| (resource_key(&r.kind, &r.namespace, &r.name), r)).collect();
+        After { state, puts, deleted }
     }
 
     /// One resource.
     pub fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<&'a Resource> {
-        self.resources.get(&resource_key(kind, namespace, name)).copied()
+        let key = resource_key(kind, namespace, name);
+        let stays = || self.state.resources.get(&key).filter(|_| !self.deleted.contains(&key));
+        self.puts.get(&key).copied().or_else(stays)
+    }
+
+    /// Those whose key begins with `prefix`.
+    fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = &'a Resource> {
+        let put: Vec<&'a Resource> = self.puts.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix)).map(|(_, r)| *r).collect();
+        let stays = self.state.resources.prefix(prefix).filter(|r| {
+            let key = resource_key(&r.kind, &r.namespace, &r.name);
+            !self.puts.contains_key(&key) && !self.deleted.contains(&key)
+        });
+        let all: Vec<&'a Resource> = put.into_iter().chain(stays).collect();
+        all.into_iter()
     }
 
     fn names(&self, kind: &str, namespace: &str) -> String {
-        let prefix = format!("{kind}/{namespace}/");
-        let names: Vec<&str> = self.resources.range(prefix.clone()..).take_while(|(k, _)| k.starts_with(&prefix)).map(|(_, r)| r.name.as_str()).collect();
+        let mut names: Vec<&str> = self.with_prefix(&format!("{kind}/{namespace}/")).map(|r| r.name.as_str()).collect();
+        names.sort_unstable();
         if names.is_empty() { format!("there is no {kind} in namespace {namespace:?}") } else { format!("there are: {}", names.join(", ")) }
     }
 }
@@ -59,10 +70,11 @@ pub fn problems(state: &State, puts: &[Resource], deletes: &[ResourceKey]) -> Ve
     for resource in puts {
         check(&after, resource, &mut found);
     }
+    if deletes.is_empty() {
+        return found;
+    }
     // What stays must not lose what it refers to.
-    for resource in
-        after.resources.values().filter(|r| !deletes.is_empty() && !puts.iter().any(|p| p.kind == r.kind && p.namespace == r.namespace && p.name == r.name))
-    {
+    for resource in after.with_prefix("").filter(|r| !after.puts.contains_key(&resource_key(&r.kind, &r.namespace, &r.name))) {
         let mut broken = Vec::new();
         check(&after, resource, &mut broken);
         for problem in broken {
@@ -111,8 +123,7 @@ fn check(after: &After<'_>, resource: &Resource, found: &mut Vec<AdmissionProble
         }
         Some(Spec::BurnRatePolicy(policy)) => {
             // A new rule must be able to fire for every objective that uses it.
-            let prefix = format!("SLO/{namespace}/");
-            for user in after.resources.range(prefix.clone()..).take_while(|(k, _)| k.starts_with(&prefix)).map(|(_, r)| r) {
+            for user in after.with_prefix(&format!("SLO/{namespace}/")) {
                 let Some(Spec::Slo(slo)) = &user.spec else { continue };
                 if slo.policy != resource.name || slo.no_alerts {
                     continue;

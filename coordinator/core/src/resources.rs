@@ -1,4 +1,4 @@
-//! Resources in and out. What was validated and lowered is taken as it is; only a concurrent change refuses it.
+//! Resources in and out. What was validated and lowered is taken as it is; only a concurrent change that it cannot stand beside refuses it.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,13 @@ use probity_proto::v1::*;
 
 use crate::apply::refused;
 use crate::state::{State, resource_key};
-use crate::{audit, checks, events, slo};
+use crate::{admission, audit, checks, events, slo};
 
 /// Applies a checked change as a whole.
 pub(crate) fn apply(state: &mut State, command: &Command, op: &ApplyResources) -> Result<Vec<ResourceChange>, Refused> {
-    if op.base_revision != state.meta().resource_revision {
+    // It was judged at that revision; at another one it is judged again. Its author then hears the problems from a new judgement.
+    let judged = op.base_revision == state.meta().resource_revision;
+    if !judged && !admission::problems(state, &op.put, &op.delete).is_empty() {
         return Err(refused(RefusalCode::Conflict, "the resources changed meanwhile; try again"));
     }
     let mut changes = Vec::new();

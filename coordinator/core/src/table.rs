@@ -98,8 +98,9 @@ impl<R: Record> Table<R> {
     }
 
     /// The records whose key starts with `prefix`, in key order.
-    pub fn prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a R> + 'a {
-        self.rows.range(prefix.to_owned()..).take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, row)| &row.record)
+    pub fn prefix<'a>(&'a self, prefix: &str) -> impl Iterator<Item = &'a R> + use<'a, R> {
+        let prefix = prefix.to_owned();
+        self.rows.range(prefix.clone()..).take_while(move |(key, _)| key.starts_with(&prefix)).map(|(_, row)| &row.record)
     }
 
     /// All keys, in order: for loops that change the table.

@@ -57,7 +57,7 @@ fn a_retry_is_answered_and_not_applied_for_a_quarter_of_an_hour() {
     assert_eq!(world.command(command.clone()), first);
     assert_eq!(world.state.audit.len(), 2, "the cluster's making, and the probe's");
     world.pass(S);
-    assert_eq!(code(&world.command(command)), RefusalCode::Conflict, "applied anew: its base is old");
+    assert_eq!(actions(&world.command(command)), [("unchanged".to_owned(), 1)], "applied anew");
     world.pass(16 * 60 * S);
     assert!(world.state.requests.is_empty());
 }
@@ -74,8 +74,17 @@ fn resources_change_as_a_whole_and_against_what_was_seen() {
     labelled.labels.insert("team".to_owned(), "shop".to_owned());
     assert_eq!(actions(&world.put(vec![labelled])), [("configured".to_owned(), 1)], "no new generation");
     assert_eq!(actions(&world.put(vec![probe("web", 2 * S)])), [("configured".to_owned(), 2)]);
-    let stale = ApplyResources { base_revision: revision, put: vec![probe("web", 3 * S)], ..ApplyResources::default() };
-    assert_eq!(code(&world.apply(Op::ApplyResources(stale))), RefusalCode::Conflict);
+    let late = ApplyResources { base_revision: revision, put: vec![slo("late", "web", 0)], ..ApplyResources::default() };
+    assert_eq!(actions(&world.apply(Op::ApplyResources(late))), [("created".to_owned(), 1)], "it stands beside what came in between");
+    let broken = ApplyResources { base_revision: revision, put: vec![slo("broken", "gone", 0)], ..ApplyResources::default() };
+    assert_eq!(code(&world.apply(Op::ApplyResources(broken))), RefusalCode::Conflict, "what it refers to is not there");
+    let key = |kind: &str, name: &str| ResourceKey { kind: kind.to_owned(), namespace: "default".to_owned(), name: name.to_owned() };
+    let needed = ApplyResources { base_revision: revision, delete: vec![key("Probe", "web")], ..ApplyResources::default() };
+    assert_eq!(code(&world.apply(Op::ApplyResources(needed))), RefusalCode::Conflict, "an objective refers to it");
+    let free = ApplyResources { base_revision: revision, delete: vec![key("SLO", "late")], ..ApplyResources::default() };
+    assert_eq!(actions(&world.apply(Op::ApplyResources(free))), [("deleted".to_owned(), 1)]);
+    world.put(vec![probe("web", S)]);
+    world.put(vec![probe("web", 2 * S)]);
     let last = world.state.audit.iter().next_back().expect("an audit record").clone();
     assert_eq!((last.actor.as_str(), last.action.as_str(), last.subject.as_str()), ("ops", "configured", "Probe/web"));
     assert!(last.before_json.contains("1000000") && last.after_json.contains("2000000"));
