@@ -153,6 +153,10 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
     driver.finish(done).await
 }
 
+fn failed_attempt(attempt: kinds::RunResult) -> FailedAttempt {
+    FailedAttempt { reason: attempt.reason as i32, duration_us: attempt.duration.as_micros() as u64, message: attempt.message }
+}
+
 /// The prober's store; one process at a time.
 fn open(dir: &PathBuf) -> Result<redb::Database, Error> {
     std::fs::create_dir_all(dir).map_err(|source| Error::DataDir { dir: dir.clone(), source })?;
@@ -202,16 +206,22 @@ impl Driver {
             self.session.on_run_done(slot.assignment, slot.n, run, now);
             return;
         };
-        let info = RunInfo {
+        // What the scheduler adds until the task runs is lag too.
+        let (late_us, queued) = (now.saturating_sub(slot.due_us).max(0) as u64, Instant::now());
+        let mut info = RunInfo {
             check: slot.spec.check.clone(),
             prober: self.config.name.clone(),
             n: slot.n,
             game_day_trace: slot.spec.game_day_trace.clone(),
             trace_ppm: slot.spec.trace_ppm,
             started_at_us: now,
+            lag_us: 0,
         };
         let (context, done, health) = (self.context.clone(), self.done.clone(), self.health.clone());
         self.tasks.spawn(async move {
+            let waited_us = queued.elapsed().as_micros() as u64;
+            info.started_at_us += waited_us as i64;
+            info.lag_us = late_us + waited_us;
             let default = CheckSpec::default();
             let result = kinds::run(&context, slot.spec.spec.as_ref().unwrap_or(&default), &info).await;
             let run = RunDone {
@@ -222,8 +232,11 @@ impl Driver {
                 message: result.message,
                 trace_id: result.trace_id,
                 peer: result.peer,
+                lag_us: info.lag_us,
+                failed_attempts: result.failed.into_iter().map(failed_attempt).collect(),
             };
             health.count(&info.check, run.reason, run.duration_us);
+            health.started(run.lag_us, run.failed_attempts.len());
             // The channel holds every run that may be under way.
             let _ = done.send((slot.assignment, slot.n, run)).await;
             drop(permit);

@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Upper bounds of the duration buckets, in microseconds: 1 ms to 10 s, the range of a probe's time-out.
 const BUCKETS_US: [u64; 13] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
+/// The same for how late slots start: around the 0.2 ms and 2 ms that a prober with room to spare keeps.
+const LAG_BUCKETS_US: [u64; 12] = [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 50_000, 100_000, 500_000, 1_000_000];
 /// Probes with series of their own; those that come later share one, `probe="other"`.
 const PROBES_MAX: usize = 5_000;
 
@@ -32,6 +34,10 @@ struct Shown {
     spool: (u64, u64, u64),
     assignments: usize,
     connected: bool,
+    /// Runs by the bucket of their lag; the last one has no bound.
+    lag: [u64; LAG_BUCKETS_US.len() + 1],
+    lag_sum_us: u64,
+    failed_attempts: u64,
 }
 
 /// Finished runs of one probe.
@@ -78,6 +84,14 @@ impl Health {
         }
     }
 
+    /// Counts a run that was started: how late, and how often it was tried before.
+    pub(crate) fn started(&self, lag_us: u64, failed_attempts: usize) {
+        let Ok(mut shown) = self.0.lock() else { return };
+        shown.lag[LAG_BUCKETS_US.partition_point(|bound| *bound < lag_us)] += 1;
+        shown.lag_sum_us += lag_us;
+        shown.failed_attempts += failed_attempts as u64;
+    }
+
     fn text(&self) -> String {
         let Ok(shown) = self.0.lock() else { return String::new() };
         let mut out = String::new();
@@ -95,6 +109,8 @@ impl Health {
             }
         }
         metric("probity_probe_runs_total", "counter", "Finished runs by outcome and reason.", runs);
+        let failed = vec![(String::new(), shown.failed_attempts)];
+        metric("probity_prober_failed_attempts_total", "counter", "Attempts that failed before another was made.", failed);
         metric("probity_prober_assignments", "gauge", "Checks that this prober runs.", vec![(String::new(), shown.assignments as u64)]);
         metric("probity_prober_spool_rows", "gauge", "Rows that are not acknowledged.", vec![(String::new(), shown.spool.0)]);
         metric("probity_prober_spool_bytes", "gauge", "Their size.", vec![(String::new(), shown.spool.1)]);
@@ -105,20 +121,28 @@ impl Health {
     }
 }
 
-/// The histogram, in seconds as Prometheus wants it.
+/// The histograms.
 fn durations(shown: &Shown, out: &mut String) {
     let name = "probity_probe_duration_seconds";
     let _ = writeln!(out, "# HELP {name} How long runs took that reached their target.\n# TYPE {name} histogram");
     for ((namespace, probe), of) in &shown.runs {
         let labels = format!("prober={:?},namespace={namespace:?},probe={probe:?}", shown.prober);
-        let mut total = 0;
-        let bounds = BUCKETS_US.iter().map(|us| (*us as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
-        for (count, le) in of.buckets.iter().zip(bounds) {
-            total += count;
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {total}");
-        }
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {total}", of.sum_us as f64 / 1e6);
+        histogram(out, name, &labels, &BUCKETS_US, &of.buckets, of.sum_us);
     }
+    let name = "probity_prober_slot_lag_seconds";
+    let _ = writeln!(out, "# HELP {name} How late slots started.\n# TYPE {name} histogram");
+    histogram(out, name, &format!("prober={:?}", shown.prober), &LAG_BUCKETS_US, &shown.lag, shown.lag_sum_us);
+}
+
+/// One series, in seconds as Prometheus wants it; the last count is above all bounds.
+fn histogram(out: &mut String, name: &str, labels: &str, bounds_us: &[u64], counts: &[u64], sum_us: u64) {
+    let mut total = 0;
+    let bounds = bounds_us.iter().map(|us| (*us as f64 / 1e6).to_string()).chain(["+Inf".to_owned()]);
+    for (count, le) in counts.iter().zip(bounds) {
+        total += count;
+        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{le}\"}} {total}");
+    }
+    let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {total}", sum_us as f64 / 1e6);
 }
 
 /// Serves until `stop`.
@@ -140,8 +164,16 @@ mod tests {
         health.count("shop/checkout/berlin", Reason::Good, 1_000);
         health.count("shop/checkout/paris", Reason::ConnectRefused, 20_000);
         health.count("shop/checkout/paris", Reason::ProberOff, 0);
+        for lag_us in [0, 200, 201, 9_000_000] {
+            health.started(lag_us, 1);
+        }
         let text = health.text();
         for line in [
+            r#"probity_prober_slot_lag_seconds_bucket{prober="p",le="0.0002"} 2"#,
+            r#"probity_prober_slot_lag_seconds_bucket{prober="p",le="1"} 3"#,
+            r#"probity_prober_slot_lag_seconds_bucket{prober="p",le="+Inf"} 4"#,
+            r#"probity_prober_slot_lag_seconds_sum{prober="p"} 9.000401"#,
+            r#"probity_prober_failed_attempts_total{prober="p"} 4"#,
             r#"probity_probe_runs_total{prober="p",namespace="shop",probe="checkout",outcome="bad",reason="connect_refused"} 1"#,
             r#"probity_probe_runs_total{prober="p",namespace="shop",probe="checkout",outcome="missed",reason="prober_off"} 1"#,
             r#"probity_probe_duration_seconds_bucket{prober="p",namespace="shop",probe="checkout",le="0.001"} 1"#,

@@ -18,6 +18,14 @@ pub struct Options {
     pub insecure: bool,
     /// The run's time-out.
     pub timeout_us: u64,
+    /// Further attempts in one run.
+    pub retries: u32,
+    /// Good is what cannot be reached.
+    pub invert: bool,
+    /// Limits on phases.
+    pub limits: Vec<PhaseLimit>,
+    /// Family, source, resolver, given addresses.
+    pub net: NetOptions,
 }
 
 /// The check of `https://host/path`, `host` (https), `host:port` (tcp), `tcp://host:port`, `dns://server/name?type=AAAA`, `ping://host`.
@@ -64,7 +72,15 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
         "ping" | "icmp" => Kind::Icmp(IcmpCheck { host: rest.to_owned(), count: 1, packet_interval_us: 200_000, payload_bytes: 56, ttl: 64, max_loss_ppm: 0 }),
         other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, dns, ping)")),
     };
-    Ok(CheckSpec { timeout_us: options.timeout_us, kind: Some(CheckKind { kind: Some(kind) }), ..CheckSpec::default() })
+    Ok(CheckSpec {
+        timeout_us: options.timeout_us,
+        retries: options.retries,
+        kind: Some(CheckKind { kind: Some(kind) }),
+        net: Some(options.net.clone()),
+        invert: options.invert,
+        limits: options.limits.clone(),
+        ..CheckSpec::default()
+    })
 }
 
 #[cfg(test)]

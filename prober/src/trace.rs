@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use opentelemetry::KeyValue;
-use probity_otel::Span;
+use probity_otel::{Otel, Span};
 use probity_proto::check::CheckName;
 use probity_proto::lower;
 use probity_proto::reason::Class;
@@ -34,17 +34,17 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         KeyValue::new("error.type", result.reason.label()),
     ];
     let duration = (class != Class::Missed).then_some(result.duration.as_secs_f64());
-    otel.count_run(&counted, duration);
+    otel.count_run(&counted, duration, info.lag_us as f64 / 1e6);
     if class == Class::Missed || class == Class::Good && !share_sampled {
         return;
     }
-    let at = |us: u64| info.started_at_us + us as i64;
     let mut attributes = vec![
         KeyValue::new("probity.check", info.check.clone()),
         KeyValue::new("probity.prober", info.prober.clone()),
         KeyValue::new("probity.slot", info.n as i64),
         KeyValue::new("probity.outcome", outcome),
         KeyValue::new("probity.attempts", i64::from(result.attempts)),
+        KeyValue::new("probity.lag_us", info.lag_us as i64),
         // The mark of synthetic traffic in the semantic conventions.
         KeyValue::new("user_agent.synthetic.type", "test"),
         KeyValue::new("probity.target", target),
@@ -68,11 +68,66 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
     if class == Class::Bad {
         attributes.push(KeyValue::new("error.type", result.reason.label()));
     }
-    for phase in &result.phases {
+    for (i, failed) in result.failed.iter().enumerate() {
+        export_attempt(otel, info, result, failed, i + 1, root_id);
+    }
+    if result.failed.is_empty() {
+        export_phases(otel, info, result, result, root_id);
+    } else {
+        export_attempt(otel, info, result, result, result.failed.len() + 1, root_id);
+    }
+    otel.export(Span {
+        trace_id: result.trace_id.clone(),
+        span_id: root_id.to_owned(),
+        parent_id: String::new(),
+        name: Cow::Owned(format!("probe {kind_word}")),
+        client: true,
+        start_us: info.started_at_us,
+        end_us: end_us(info, result),
+        attributes,
+        links: if info.game_day_trace.is_empty() { Vec::new() } else { vec![info.game_day_trace.clone()] },
+        error: (class == Class::Bad).then(|| result.message.clone()),
+    });
+}
+
+fn start_us(info: &RunInfo, attempt: &RunResult) -> i64 {
+    info.started_at_us + attempt.offset.as_micros() as i64
+}
+
+fn end_us(info: &RunInfo, attempt: &RunResult) -> i64 {
+    start_us(info, attempt) + attempt.duration.as_micros() as i64
+}
+
+/// Of a run with retries each attempt is a span, so that none is hidden by the one that decided.
+fn export_attempt(otel: &Otel, info: &RunInfo, run: &RunResult, attempt: &RunResult, number: usize, root_id: &str) {
+    let bad = attempt.reason.class() == Class::Bad;
+    let span_id = probity_otel::new_span_id();
+    let mut attributes = vec![KeyValue::new("probity.attempt", number as i64), KeyValue::new("probity.peer", attempt.peer.clone())];
+    if bad {
+        attributes.push(KeyValue::new("error.type", attempt.reason.label()));
+    }
+    export_phases(otel, info, run, attempt, &span_id);
+    otel.export(Span {
+        trace_id: run.trace_id.clone(),
+        span_id,
+        parent_id: root_id.to_owned(),
+        name: Cow::Borrowed("attempt"),
+        client: false,
+        start_us: start_us(info, attempt),
+        end_us: end_us(info, attempt),
+        attributes,
+        links: Vec::new(),
+        error: bad.then(|| attempt.message.clone()),
+    });
+}
+
+fn export_phases(otel: &Otel, info: &RunInfo, run: &RunResult, attempt: &RunResult, parent_id: &str) {
+    let at = |us: u64| start_us(info, attempt) + us as i64;
+    for phase in &attempt.phases {
         otel.export(Span {
-            trace_id: result.trace_id.clone(),
+            trace_id: run.trace_id.clone(),
             span_id: probity_otel::new_span_id(),
-            parent_id: root_id.to_owned(),
+            parent_id: parent_id.to_owned(),
             name: Cow::Owned(phase.name.clone()),
             client: false,
             start_us: at(phase.start_us),
@@ -82,18 +137,6 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
             error: None,
         });
     }
-    otel.export(Span {
-        trace_id: result.trace_id.clone(),
-        span_id: root_id.to_owned(),
-        parent_id: String::new(),
-        name: Cow::Owned(format!("probe {kind_word}")),
-        client: true,
-        start_us: info.started_at_us,
-        end_us: at(result.duration.as_micros() as u64),
-        attributes,
-        links: if info.game_day_trace.is_empty() { Vec::new() } else { vec![info.game_day_trace.clone()] },
-        error: (class == Class::Bad).then(|| result.message.clone()),
-    });
 }
 
 /// By the semantic conventions, where there are some for the kind.

@@ -35,7 +35,16 @@ pub fn check_spec(probe: &ProbeSpec, target: &Target) -> Result<CheckSpec, Strin
         }
         Kind::Icmp(icmp) => resolve(&mut icmp.host)?,
     }
-    Ok(CheckSpec { timeout_us: probe.timeout_us, retries: probe.retries, kind: Some(kind), target_labels: target.labels.clone() })
+    Ok(CheckSpec {
+        timeout_us: probe.timeout_us,
+        retries: probe.retries,
+        kind: Some(kind),
+        target_labels: target.labels.clone(),
+        net: probe.net.clone(),
+        invert: probe.invert,
+        attempt_timeout_us: probe.attempt_timeout_us,
+        limits: probe.limits.clone(),
+    })
 }
 
 /// Where the check of one target runs.

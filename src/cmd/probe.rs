@@ -1,5 +1,6 @@
 //! `probe`: one run from here, without any server, with what a prober of a cluster would do.
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -8,8 +9,8 @@ use probity_prober::oneshot::{self, Options};
 use probity_prober::policy::AddressPolicy;
 use probity_prober::{ProbeContext, RunInfo, RunResult};
 use probity_proto::reason::Class;
-use probity_proto::resources::status_range;
-use probity_proto::v1::{CheckSpec, StatusRange};
+use probity_proto::resources::{FAMILIES, interface, resolver_server, status_range};
+use probity_proto::v1::{AddressFamily, CheckSpec, NetOptions, PhaseLimit, ResolverServer, StatusRange};
 use probity_proto::{lower, units};
 use serde_json::{Value, json};
 
@@ -45,6 +46,36 @@ pub(crate) struct ProbeArgs {
     /// Do not verify certificates
     #[arg(short = 'k', long)]
     insecure: bool,
+    /// Use IPv4 only
+    #[arg(short = '4', conflicts_with_all = ["ipv6", "family"], help_heading = "Way to the target")]
+    ipv4: bool,
+    /// Use IPv6 only
+    #[arg(short = '6', conflicts_with = "family", help_heading = "Way to the target")]
+    ipv6: bool,
+    /// any (Happy Eyeballs), 4, 6, prefer4, prefer6, or both: each by itself
+    #[arg(long, value_parser = family, default_value = "any", hide_default_value = true, value_name = "FAMILY", help_heading = "Way to the target")]
+    family: AddressFamily,
+    /// An address of this host to come from
+    #[arg(long, value_name = "ADDRESS", help_heading = "Way to the target")]
+    source: Option<IpAddr>,
+    /// A network interface of this host to come from
+    #[arg(long, value_parser = interface, value_name = "NAME", help_heading = "Way to the target")]
+    interface: Option<String>,
+    /// A DNS server to ask instead of the host's: udp://10.0.0.53, tcp://, tls://1.1.1.1#NAME, https://1.1.1.1/dns-query#NAME
+    #[arg(long, value_parser = resolver_server, value_name = "SERVER", help_heading = "Way to the target")]
+    resolver: Vec<ResolverServer>,
+    /// Give a name's address, as 'host:address' or curl's 'host:port:address'
+    #[arg(long, value_parser = given_address, value_name = "HOST:ADDRESS", help_heading = "Way to the target")]
+    resolve: Vec<(String, IpAddr)>,
+    /// Good is what cannot be reached: a firewall's check
+    #[arg(long)]
+    invert: bool,
+    /// Further attempts in one run; all must fail for a bad run
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10), value_name = "N")]
+    retries: u32,
+    /// A slower run is bad, as 800ms, or connect=100ms for one phase; may be given again
+    #[arg(long, value_parser = limit, value_name = "[PHASE=]DURATION")]
+    max_duration: Vec<PhaseLimit>,
     /// Runs, one a second
     #[arg(short = 'c', long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     count: u32,
@@ -57,10 +88,56 @@ fn header(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn family(text: &str) -> Result<AddressFamily, String> {
+    FAMILIES.iter().find(|(word, _)| *word == text).map(|(_, family)| *family).ok_or_else(|| {
+        let words: Vec<&str> = FAMILIES.iter().map(|(word, _)| *word).collect();
+        format!("want {}", words.join(", "))
+    })
+}
+
+/// `host:address`, or `host:port:address` whose port stands for all: a run has one target.
+fn given_address(text: &str) -> Result<(String, IpAddr), String> {
+    let (host, rest) = text.split_once(':').unwrap_or((text, ""));
+    let bare = |t: &str| t.trim_matches(['[', ']']).parse::<IpAddr>().ok();
+    let after_port = || rest.split_once(':').filter(|(port, _)| port.parse::<u16>().is_ok()).and_then(|(_, address)| bare(address));
+    let found = bare(rest).or_else(after_port).filter(|_| !host.is_empty());
+    found.map(|ip| (host.to_ascii_lowercase(), ip)).ok_or_else(|| "want host:address, for example shop.example.com:10.0.0.7".to_owned())
+}
+
+fn limit(text: &str) -> Result<PhaseLimit, String> {
+    let (phase, duration) = text.split_once('=').unwrap_or(("total", text));
+    if phase.is_empty() || !phase.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+        return Err(format!("{phase:?} is no phase (want total, resolve, connect, tls, request, first_byte, transfer or rtt)"));
+    }
+    Ok(PhaseLimit { phase: phase.to_owned(), max_us: units::parse_duration(duration)? })
+}
+
+impl ProbeArgs {
+    fn net(&self) -> NetOptions {
+        let family = match (self.ipv4, self.ipv6) {
+            (true, _) => AddressFamily::V4,
+            (_, true) => AddressFamily::V6,
+            _ => self.family,
+        };
+        NetOptions {
+            family: family as i32,
+            source_address: self.source.map(|ip| ip.to_string()).unwrap_or_default(),
+            source_interface: self.interface.clone().unwrap_or_default(),
+            resolver_servers: self.resolver.clone(),
+            hosts: self.resolve.iter().map(|(host, ip)| (host.clone(), ip.to_string())).collect(),
+            ..NetOptions::default()
+        }
+    }
+}
+
 /// Probes every target, and says what came of it.
 pub(crate) async fn run(args: ProbeArgs, as_json: bool) -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let options = Options {
+        retries: args.retries,
+        invert: args.invert,
+        limits: args.max_duration.clone(),
+        net: args.net(),
         method: args.method,
         headers: args.header,
         status: args.expect_status,
@@ -130,6 +207,9 @@ fn lines(check: &CheckSpec, result: &RunResult) -> Vec<String> {
         let (pad, bar) = (" ".repeat(from as usize), bar((to - from) as usize));
         lines.push(format!("  {:<9} {:>9}  {pad}{bar}", phase.name, seconds(phase.duration_us as f64 / 1e6)));
     }
+    for (i, failed) in result.failed.iter().enumerate() {
+        lines.push(format!("  attempt {} failed: {} {}", i + 1, failed.reason.label(), failed.message));
+    }
     if !result.facts.is_empty() {
         let facts: Vec<String> = result.facts.iter().map(|(name, value)| format!("{name}={value}")).collect();
         lines.push(format!("  {}", facts.join("  ")));
@@ -153,6 +233,9 @@ fn json(check: &CheckSpec, result: &RunResult) -> Value {
     let mut value = json!({
         "kind": kind, "target": text, "outcome": class(result), "reason": result.reason.label(),
         "durationSeconds": result.duration.as_secs_f64(), "phases": phases, "attempts": result.attempts,
+        "failedAttempts": result.failed.iter().map(|f| json!({
+            "reason": f.reason.label(), "message": f.message, "durationSeconds": f.duration.as_secs_f64(),
+        })).collect::<Vec<_>>(),
         "facts": result.facts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect::<serde_json::Map<_, _>>(),
     });
     for (key, text) in [("message", &result.message), ("peer", &result.peer)] {

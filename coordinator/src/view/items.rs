@@ -185,7 +185,12 @@ fn detail(d: &RunDetail) -> Value {
     json!({
         "n": d.n, "at": time(d.started_at_us), "durationSeconds": seconds_u(d.duration_us), "reason": d.reason().label(),
         "message": text(&d.message), "traceId": text(&d.trace_id), "peer": text(&d.peer), "phases": phases,
+        "lagSeconds": seconds_u(d.lag_us), "failedAttempts": d.failed_attempts.iter().map(failed_attempt).collect::<Vec<_>>(),
     })
+}
+
+fn failed_attempt(a: &FailedAttempt) -> Value {
+    json!({"reason": a.reason().label(), "durationSeconds": seconds_u(a.duration_us), "message": text(&a.message)})
 }
 
 fn alert_word(state: AlertState) -> &'static str {

@@ -69,6 +69,10 @@ pub struct RunDone {
     pub trace_id: String,
     /// The address.
     pub peer: String,
+    /// How late it started.
+    pub lag_us: u64,
+    /// Attempts that failed before the one that decided.
+    pub failed_attempts: Vec<FailedAttempt>,
 }
 
 /// Some slots of one outcome that wait for their predecessors.

@@ -41,6 +41,9 @@ impl OpenRow {
             }
             left -= u64::from(part);
         }
+        if good && !run.failed_attempts.is_empty() {
+            row.retried += count;
+        }
         if run.reason.class() != Class::Missed {
             sketch(row.latency.get_or_insert_default(), run.duration_us);
         }
@@ -58,6 +61,8 @@ impl OpenRow {
             message: truncate(run.message),
             trace_id: run.trace_id,
             peer: run.peer,
+            lag_us: run.lag_us,
+            failed_attempts: run.failed_attempts.into_iter().map(|a| FailedAttempt { message: truncate(a.message), ..a }).collect(),
         };
         row.details.retain(|d| !(good && d.reason == Reason::Good as i32));
         row.details.push(detail);
@@ -116,5 +121,11 @@ pub(crate) fn slots(row: &ReportRow) -> u64 {
 /// The same row without its content: its slots are missed(spool_dropped).
 pub(crate) fn dropped(row: &ReportRow) -> ReportRow {
     let count = u32::try_from(slots(row)).unwrap_or(u32::MAX);
-    ReportRow { outcomes: vec![OutcomeRun { count, reason: Reason::SpoolDropped as i32, slower_than: 0 }], latency: None, details: Vec::new(), ..row.clone() }
+    ReportRow {
+        outcomes: vec![OutcomeRun { count, reason: Reason::SpoolDropped as i32, slower_than: 0 }],
+        latency: None,
+        details: Vec::new(),
+        retried: 0,
+        ..row.clone()
+    }
 }

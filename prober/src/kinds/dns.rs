@@ -6,7 +6,6 @@ use hickory_proto::op::{Message, Query, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use probity_proto::v1::{DnsCheck, DnsExpect, Reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UdpSocket;
 
 use super::{Attempt, Failure, net};
 
@@ -43,9 +42,7 @@ fn belongs(answer: &Message, query: &Message) -> bool {
 async fn udp(attempt: &mut Attempt<'_>, server: SocketAddr, bytes: &[u8], query: &Message) -> Result<Message, Failure> {
     attempt.phases.next("first_byte");
     let io = |e: std::io::Error| Failure::new(net::io_reason(&e, Reason::ConnectError), format!("{server}: {e}"));
-    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { (std::net::Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = UdpSocket::bind(any).await.map_err(io)?;
-    socket.connect(server).await.map_err(io)?;
+    let socket = attempt.udp(server).await?;
     socket.send(bytes).await.map_err(io)?;
     let mut buffer = vec![0; 4_096];
     loop {

@@ -44,7 +44,7 @@ impl Sockets {
     }
 }
 
-pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &IcmpCheck, deadline: Instant) -> Result<(), Failure> {
+pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &IcmpCheck) -> Result<(), Failure> {
     let addresses = attempt.resolve(&check.host).await?;
     let Some(ip) = addresses.first().copied() else {
         return Err(Failure::new(Reason::DnsNoAddress, format!("{} has no address", check.host)));
@@ -61,7 +61,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &IcmpCheck, deadline: 
             tokio::time::sleep(Duration::from_micros(check.packet_interval_us)).await;
         }
         // The last answer may come just before the run's own time-out, so that the reason is ours to tell.
-        let left = deadline.saturating_duration_since(Instant::now()).saturating_sub(Duration::from_millis(5));
+        let left = attempt.deadline.saturating_duration_since(Instant::now()).saturating_sub(Duration::from_millis(5));
         pinger.timeout(left / (check.count.max(1) - i));
         match pinger.ping(PingSequence(i as u16), &payload).await {
             Ok((_, rtt)) => rtts.push(rtt),

@@ -4,6 +4,7 @@ mod assert;
 mod dns;
 mod http;
 mod icmp;
+mod judge;
 mod net;
 mod phases;
 mod tcp;
@@ -15,19 +16,20 @@ use std::time::Duration;
 use probity_otel::Otel;
 use probity_proto::reason::Class;
 use probity_proto::v1::check_kind::Kind;
-use probity_proto::v1::{CheckSpec, Phase, Reason};
+use probity_proto::v1::{AddressFamily, CheckSpec, NetOptions, Phase, Reason};
 use tokio::time::Instant;
 
 use crate::policy::AddressPolicy;
-use crate::resolve::Resolver;
+use crate::resolve::Resolvers;
 use crate::secret::Secrets;
 use phases::Phases;
+pub(crate) use tls::add_pem;
 
 /// What every run of a prober shares.
 #[derive(Debug)]
 pub struct ProbeContext {
     policy: AddressPolicy,
-    resolver: Resolver,
+    resolvers: Resolvers,
     secrets: Secrets,
     tls: tls::Roots,
     icmp: icmp::Sockets,
@@ -53,7 +55,7 @@ impl ProbeContext {
         let icmp = icmp::Sockets::open();
         ProbeContext {
             policy: config.address_policy,
-            resolver: Resolver::system(),
+            resolvers: Resolvers::system(),
             secrets: Secrets { dir: config.secrets_dir },
             tls: tls::Roots::load(),
             ping_hint: icmp.hint(),
@@ -78,9 +80,11 @@ pub struct RunInfo {
     pub trace_ppm: u32,
     /// Wall-clock start, for the spans.
     pub started_at_us: i64,
+    /// How late the slot started.
+    pub lag_us: u64,
 }
 
-/// What a run found.
+/// What a run found: all but the last two are of the attempt that decided.
 #[derive(Debug, Clone, Default)]
 pub struct RunResult {
     /// Good, or why not.
@@ -97,8 +101,12 @@ pub struct RunResult {
     pub trace_id: String,
     /// Attributes: `http.response.status_code`, `tls.certificate.not_after`, ...
     pub facts: Vec<(&'static str, String)>,
+    /// When the attempt began, from the start of the run.
+    pub offset: Duration,
     /// Attempts that were made.
     pub attempts: u32,
+    /// Those before it, which failed.
+    pub failed: Vec<RunResult>,
 }
 
 /// Why an attempt ended early.
@@ -118,10 +126,24 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Attempt<'c> {
     pub(crate) context: &'c ProbeContext,
+    pub(crate) net: &'c NetOptions,
+    /// As `net` says; of `both`, the one whose turn it is.
+    pub(crate) family: AddressFamily,
+    pub(crate) deadline: Instant,
     pub(crate) phases: Phases,
     pub(crate) peer: String,
     pub(crate) facts: Vec<(&'static str, String)>,
     pub(crate) traceparent: String,
+}
+
+impl Attempt<'_> {
+    /// Notes a fact, in the place of an earlier one of that name.
+    pub(crate) fn fact(&mut self, name: &'static str, value: impl Into<String>) {
+        match self.facts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, old)) => *old = value.into(),
+            None => self.facts.push((name, value.into())),
+        }
+    }
 }
 
 /// Runs a check once: with its retries, within its time-out.
@@ -130,17 +152,25 @@ pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo) -> Ru
     let root_id = probity_otel::new_span_id();
     let share_sampled = sampled(&trace_id, info.trace_ppm);
     let traceparent = probity_otel::traceparent(&trace_id, &root_id, share_sampled);
-    let deadline = Instant::now() + Duration::from_micros(spec.timeout_us);
-    let mut attempts = 0;
+    let start = Instant::now();
+    let deadline = start + Duration::from_micros(spec.timeout_us);
+    let mut failed: Vec<RunResult> = Vec::new();
     let mut result = loop {
-        attempts += 1;
-        let mut result = attempt(context, spec, &traceparent, deadline).await;
-        result.attempts = attempts;
-        let over = attempts > spec.retries || Instant::now() >= deadline;
+        let now = Instant::now();
+        let until = match spec.attempt_timeout_us {
+            0 => deadline,
+            us => deadline.min(now + Duration::from_micros(us)),
+        };
+        let mut result = families(context, spec, &traceparent, until).await;
+        result.offset = now - start;
+        let over = failed.len() >= spec.retries as usize || Instant::now() >= deadline;
         if over || result.reason.class() != Class::Bad {
             break result;
         }
+        failed.push(result);
     };
+    result.attempts = failed.len() as u32 + 1;
+    result.failed = failed;
     result.trace_id = trace_id;
     crate::trace::export(context, spec, info, &result, &root_id, share_sampled);
     result
@@ -152,15 +182,46 @@ fn sampled(trace_id: &str, ppm: u32) -> bool {
     low % 1_000_000 < u64::from(ppm)
 }
 
-async fn attempt(context: &ProbeContext, spec: &CheckSpec, traceparent: &str, deadline: Instant) -> RunResult {
-    let mut attempt = Attempt { context, phases: Phases::start(), peer: String::new(), facts: Vec::new(), traceparent: traceparent.to_owned() };
+/// One attempt; of `both`, one in each family, IPv6 first with half of the time.
+async fn families(context: &ProbeContext, spec: &CheckSpec, traceparent: &str, deadline: Instant) -> RunResult {
+    let family = spec.net.as_ref().map_or(AddressFamily::Any, NetOptions::family);
+    if family != AddressFamily::Both {
+        return attempt(context, spec, family, traceparent, deadline).await;
+    }
+    let now = Instant::now();
+    let v6 = attempt(context, spec, AddressFamily::V6, traceparent, now + (deadline - now) / 2).await;
+    let v4 = attempt(context, spec, AddressFamily::V4, traceparent, deadline).await;
+    both(v6, v4)
+}
+
+/// Both must be good; the phases of the second follow those of the first.
+fn both(mut v6: RunResult, mut v4: RunResult) -> RunResult {
+    let before_us = v6.duration.as_micros() as u64;
+    let mut phases = std::mem::take(&mut v6.phases);
+    phases.extend(v4.phases.drain(..).map(|p| Phase { start_us: p.start_us + before_us, ..p }));
+    let duration = v6.duration + v4.duration;
+    for (result, family) in [(&mut v6, "IPv6"), (&mut v4, "IPv4")] {
+        if !result.message.is_empty() {
+            result.message = format!("{family}: {}", result.message);
+        }
+    }
+    let deciding = if v6.reason != Reason::Good { v6 } else { v4 };
+    RunResult { phases, duration, ..deciding }
+}
+
+async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily, traceparent: &str, deadline: Instant) -> RunResult {
+    let default = NetOptions::default();
+    let net = spec.net.as_ref().unwrap_or(&default);
+    let start = Instant::now();
+    let mut attempt =
+        Attempt { context, net, family, deadline, phases: Phases::start(), peer: String::new(), facts: Vec::new(), traceparent: traceparent.to_owned() };
     let kind = spec.kind.as_ref().and_then(|k| k.kind.as_ref());
     let work = async {
         match kind {
             Some(Kind::Http(check)) => http::run(&mut attempt, check).await,
             Some(Kind::Tcp(check)) => tcp::run(&mut attempt, check).await,
             Some(Kind::Dns(check)) => dns::run(&mut attempt, check).await,
-            Some(Kind::Icmp(check)) => icmp::run(&mut attempt, check, deadline).await,
+            Some(Kind::Icmp(check)) => icmp::run(&mut attempt, check).await,
             None => Err(Failure::new(Reason::Unsupported, "a kind that this prober does not know")),
         }
     };
@@ -168,10 +229,14 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, traceparent: &str, de
         Ok(outcome) => outcome,
         Err(_) => {
             let (reason, phase) = attempt.phases.timeout();
-            Err(Failure::new(reason, format!("no answer within {} in {phase}", probity_proto::units::format_duration(spec.timeout_us))))
+            let whole_us = (deadline - start).as_micros() as u64;
+            // As the probe writes it: a deadline may lie some microseconds beside it.
+            let asked = [spec.timeout_us, spec.attempt_timeout_us].into_iter().find(|us| us.abs_diff(whole_us) < 1_000).unwrap_or(whole_us);
+            Err(Failure::new(reason, format!("no answer within {} in {phase}", probity_proto::units::format_duration(asked))))
         }
     };
     let (duration, phases) = attempt.phases.finish();
+    let outcome = judge::inverted(spec.invert, &attempt.peer, outcome).and_then(|()| judge::limits(&spec.limits, duration, &phases));
     let (reason, message) = match outcome {
         Ok(()) => (Reason::Good, String::new()),
         Err(failure) => (failure.reason, failure.message),

@@ -1,4 +1,4 @@
-//! Resolve and connect: the policy after resolution, one address after the other with a head start (RFC 8305, simplified).
+//! Resolve and connect: the policy after resolution, then Happy Eyeballs (RFC 8305), from the source that the probe names.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use probity_proto::v1::Reason;
-use tokio::net::TcpStream;
+use probity_proto::v1::{AddressFamily, NetOptions, Reason};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 use super::{Attempt, Failure};
+use crate::resolve::Wanted;
 
 /// Head start of an address before the next is tried beside it (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -24,58 +25,138 @@ pub(crate) fn host_port(address: &str) -> Result<(&str, u16), Failure> {
 }
 
 impl Attempt<'_> {
-    /// The addresses of a host that may be probed, both families in turn.
+    /// The addresses of a host that may be probed, in the order in which they are to be tried.
     pub(crate) async fn resolve(&mut self, host: &str) -> Result<Vec<IpAddr>, Failure> {
         self.phases.next("resolve");
-        let found = self.context.resolver.lookup(host).await.map_err(|(reason, message)| Failure::new(reason, message))?;
+        self.resolver_allowed()?;
+        let source: Option<IpAddr> = self.net.source_address.parse().ok();
+        let wanted = match (self.family, source) {
+            (AddressFamily::V4, _) => Wanted::V4,
+            (AddressFamily::V6, _) => Wanted::V6,
+            // Nothing of the other family can be reached from there.
+            (_, Some(source)) => {
+                if source.is_ipv4() {
+                    Wanted::V4
+                } else {
+                    Wanted::V6
+                }
+            }
+            _ => Wanted::Any,
+        };
+        let roots = self.context.tls.store();
+        let found = self.context.resolvers.lookup(host, wanted, self.net, roots).await.map_err(|(reason, message)| Failure::new(reason, message))?;
         let allowed: Vec<IpAddr> = found.iter().copied().filter(|ip| self.context.policy.allows(*ip)).collect();
         if let (true, Some(first)) = (allowed.is_empty(), found.first()) {
             self.peer = first.to_string();
-            let message = format!("{first} is not allowed for this prober (loopback, link-local and metadata addresses are not)");
-            return Err(Failure::new(Reason::AddressForbidden, message));
+            return Err(forbidden(*first));
         }
-        Ok(interleave(allowed))
+        Ok(interleave(allowed, self.family))
     }
 
-    /// Connects to whichever address answers first.
+    /// A probe's own resolver is a target too.
+    fn resolver_allowed(&self) -> Result<(), Failure> {
+        let servers = self.net.resolver_servers.iter().filter_map(|s| s.address.parse::<SocketAddr>().ok());
+        match servers.map(|a| a.ip()).find(|ip| !self.context.policy.allows(*ip)) {
+            Some(ip) => Err(forbidden(ip)),
+            None => Ok(()),
+        }
+    }
+
+    /// Connects to whichever address answers first; the next one starts when the one before it failed, or has had its head start.
     pub(crate) async fn connect(&mut self, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
         self.phases.next("connect");
-        let mut tries = FuturesUnordered::new();
-        for (i, ip) in addresses.iter().enumerate() {
-            let address = SocketAddr::new(*ip, port);
-            tries.push(async move {
-                tokio::time::sleep(ATTEMPT_DELAY * i as u32).await;
-                (address, TcpStream::connect(address).await)
-            });
-        }
+        let delay = if self.net.attempt_delay_us == 0 { ATTEMPT_DELAY } else { Duration::from_micros(self.net.attempt_delay_us) };
+        let net = self.net;
         self.peer = addresses.first().map(|ip| SocketAddr::new(*ip, port).to_string()).unwrap_or_default();
+        let mut waiting = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
+        let mut tries = FuturesUnordered::new();
         let mut last = Failure::new(Reason::ConnectError, "no address to connect to");
-        while let Some((address, tried)) = tries.next().await {
+        loop {
+            if let Some(address) = waiting.next() {
+                tries.push(async move { (address, tcp(net, address).await) });
+            }
+            let more = waiting.len() > 0;
+            let (address, tried) = tokio::select! {
+                next = tries.next() => match next {
+                    Some(tried) => tried,
+                    None => return Err(last),
+                },
+                () = tokio::time::sleep(delay), if more => continue,
+            };
             match tried {
                 Ok(stream) => {
                     self.peer = address.to_string();
-                    let _ = stream.set_nodelay(true);
+                    self.fact("network.type", if address.is_ipv4() { "ipv4" } else { "ipv6" });
                     return Ok(stream);
                 }
                 Err(e) => last = Failure::new(io_reason(&e, Reason::ConnectError), format!("{address}: {e}")),
             }
         }
-        Err(last)
+    }
+
+    /// A datagram socket that is connected to its peer, from the source that the probe names.
+    pub(crate) async fn udp(&mut self, peer: SocketAddr) -> Result<UdpSocket, Failure> {
+        self.peer = peer.to_string();
+        let open = || {
+            let socket = socket2::Socket::new(socket2::Domain::for_address(peer), socket2::Type::DGRAM, None)?;
+            socket.set_nonblocking(true)?;
+            bind(&socket, self.net, peer.ip())?;
+            UdpSocket::from_std(socket.into())
+        };
+        let failed = |e: io::Error| Failure::new(io_reason(&e, Reason::ConnectError), format!("{peer}: {e}"));
+        let socket = open().map_err(failed)?;
+        socket.connect(peer).await.map_err(failed)?;
+        self.fact("network.type", if peer.is_ipv4() { "ipv4" } else { "ipv6" });
+        Ok(socket)
     }
 }
 
-/// IPv6 first, then the families in turn.
-fn interleave(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let (v6, v4): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv6);
-    let longest = v6.len().max(v4.len());
-    (0..longest).flat_map(|i| [v6.get(i), v4.get(i)]).flatten().copied().collect()
+fn forbidden(ip: IpAddr) -> Failure {
+    Failure::new(Reason::AddressForbidden, format!("{ip} is not allowed for this prober (loopback, link-local and metadata addresses are not)"))
+}
+
+async fn tcp(net: &NetOptions, address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = if net.source_address.is_empty() && net.source_interface.is_empty() {
+        TcpStream::connect(address).await?
+    } else {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        bind(&socket2::SockRef::from(&socket), net, address.ip())?;
+        socket.connect(address).await?
+    };
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+/// Puts a socket of any kind on the source that the probe names, if it names one.
+pub(crate) fn bind(socket: &socket2::Socket, net: &NetOptions, peer: IpAddr) -> io::Result<()> {
+    if !net.source_interface.is_empty() {
+        socket.bind_device(Some(net.source_interface.as_bytes()))?;
+    }
+    if let Ok(source) = net.source_address.parse::<IpAddr>() {
+        if source.is_ipv4() != peer.is_ipv4() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{peer} cannot be reached from {source}")));
+        }
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    Ok(())
+}
+
+/// The families in turn, IPv6 first unless the other is preferred.
+fn interleave(addresses: Vec<IpAddr>, family: AddressFamily) -> Vec<IpAddr> {
+    if let [_] = addresses.as_slice() {
+        return addresses;
+    }
+    let v4_first = family == AddressFamily::PreferV4;
+    let (first, second): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(|ip| ip.is_ipv4() == v4_first);
+    let longest = first.len().max(second.len());
+    (0..longest).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
 }
 
 /// What an I/O error says of the target; the host's own want of ports, memory or descriptors is not the target's.
 pub(crate) fn io_reason(error: &io::Error, otherwise: Reason) -> Reason {
     use io::ErrorKind::*;
-    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL
-    if let Some(24 | 23 | 105 | 12 | 99) = error.raw_os_error() {
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM, EADDRNOTAVAIL, ENODEV (no such interface)
+    if let Some(24 | 23 | 105 | 12 | 99 | 19) = error.raw_os_error() {
         return Reason::ProberError;
     }
     match error.kind() {
@@ -86,5 +167,24 @@ pub(crate) fn io_reason(error: &io::Error, otherwise: Reason) -> Reason {
         TimedOut => Reason::ConnectTimeout,
         PermissionDenied => Reason::NoPermission,
         _ => otherwise,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let ips = |texts: &[&str]| -> Vec<IpAddr> { texts.iter().map(|t| t.parse().expect("an address")).collect() };
+        let found = ips(&["1.1.1.1", "1.1.1.2", "::1", "1.1.1.3"]);
+        assert_eq!(interleave(found.clone(), AddressFamily::Any), ips(&["::1", "1.1.1.1", "1.1.1.2", "1.1.1.3"]));
+        assert_eq!(interleave(found, AddressFamily::PreferV4), ips(&["1.1.1.1", "::1", "1.1.1.2", "1.1.1.3"]));
+    }
+
+    #[test]
+    fn addresses_of_hosts_and_ports() {
+        assert_eq!(host_port("[::1]:80").ok(), Some(("[::1]", 80)));
+        assert!(["x", ":80", "x:", "x:99999"].iter().all(|a| host_port(a).is_err()));
     }
 }

@@ -30,6 +30,18 @@ impl Roots {
         }
         Roots { store }
     }
+
+    pub(crate) fn store(&self) -> &RootCertStore {
+        &self.store
+    }
+}
+
+/// Adds authorities in PEM.
+pub(crate) fn add_pem(roots: &mut RootCertStore, pem: &str) -> Result<(), String> {
+    for cert in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(cert.map_err(|e| format!("is no PEM: {e}"))?).map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }
 
 /// Remembers the server's certificate, then verifies it, or not if told so.
@@ -75,12 +87,7 @@ impl Attempt<'_> {
         self.phases.next("tls");
         let failed = |message: String| Failure::new(Reason::TlsHandshake, message);
         let mut roots = self.context.tls.store.clone();
-        if !options.ca_pem.is_empty() {
-            for cert in CertificateDer::pem_slice_iter(options.ca_pem.as_bytes()) {
-                let cert = cert.map_err(|e| failed(format!("tls.ca is no PEM: {e}")))?;
-                roots.add(cert).map_err(|e| failed(format!("tls.ca: {e}")))?;
-            }
-        }
+        add_pem(&mut roots, &options.ca_pem).map_err(|e| failed(format!("tls.ca: {e}")))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| failed(e.to_string()))?;
         let watching = Arc::new(Watching { inner, skip: options.skip_verify, seen: Mutex::new(None) });

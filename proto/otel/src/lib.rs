@@ -72,6 +72,7 @@ pub fn traceparent(trace_id: &str, span_id: &str, sampled: bool) -> String {
 struct Instruments {
     runs: Counter<u64>,
     duration: Histogram<f64>,
+    lag: Histogram<f64>,
     provider: SdkMeterProvider,
 }
 
@@ -134,6 +135,7 @@ impl Otel {
         let metrics = Instruments {
             runs: meter.u64_counter("probity.runs").with_description("Finished runs, by outcome and reason.").build(),
             duration: meter.f64_histogram("probity.run.duration").with_unit("s").with_description("How long runs took.").build(),
+            lag: meter.f64_histogram("probity.run.lag").with_unit("s").with_description("How late runs started.").build(),
             provider,
         };
         Ok(Otel { inner: Some(Arc::new(Inner { spans, metrics })) })
@@ -174,8 +176,10 @@ impl Otel {
     }
 
     /// Counts a finished run.
-    pub fn count_run(&self, attributes: &[KeyValue], duration_seconds: Option<f64>) {
+    pub fn count_run(&self, attributes: &[KeyValue], duration_seconds: Option<f64>, lag_seconds: f64) {
         let Some(inner) = &self.inner else { return };
+        // The prober's own: no attribute of the check.
+        inner.metrics.lag.record(lag_seconds, &[]);
         inner.metrics.runs.add(1, attributes);
         if let Some(seconds) = duration_seconds {
             inner.metrics.duration.record(seconds, attributes);

@@ -9,7 +9,29 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe", "object", "", "What to check, how often, from where, what is good."),
     ("probe.spec.interval", "duration", "30s", "Between two runs of one prober; 100ms to 24h."),
     ("probe.spec.timeout", "duration", "min(10s, interval)", "A run that takes longer is bad; at most the interval."),
+    ("probe.spec.attemptTimeout", "duration", "timeout", "Of one attempt, so that a retry has time left."),
     ("probe.spec.retries", "integer", "0", "Further attempts in one run; all must fail for a bad run."),
+    ("probe.spec.invert", "boolean", "false", "Good is a target that cannot be reached: a firewall's check."),
+    (
+        "probe.spec.maxDuration",
+        "object",
+        "",
+        "A slower run is bad: a duration, or one for each phase: {total, resolve, connect, tls, firstByte, transfer, ...}.",
+    ),
+    ("probe.spec.family", "string", "any", "any (Happy Eyeballs, RFC 8305), 4, 6, prefer4, prefer6, or both: each by itself, both must be good."),
+    ("probe.spec.attemptDelay", "duration", "250ms", "Head start of an address before the next is tried beside it; 10ms to 2s."),
+    ("probe.spec.source", "object", "", "address and interface of the prober's host that the probe comes from."),
+    ("probe.spec.source.address", "string", "", "An IP address of the host; the family follows it."),
+    ("probe.spec.source.interface", "string", "", "A network interface of the host, such as eth0."),
+    ("probe.spec.resolver", "object", "the host's", "Who resolves names."),
+    (
+        "probe.spec.resolver.servers",
+        "array",
+        "",
+        "udp://10.0.0.53 (TCP when truncated), tcp://, tls://1.1.1.1#NAME or https://1.1.1.1/dns-query#NAME; NAME is the one in its certificate.",
+    ),
+    ("probe.spec.resolver.ca", "string", "", "PEM of extra authorities for tls:// and https:// servers."),
+    ("probe.spec.hosts", "object", "", "NAME: ADDRESS, as in a hosts file: such names are not asked for."),
     ("probe.spec.target", "string", "", "The one target: a URL, host or host:port; $(target.address) refers to it."),
     ("probe.spec.targets", "object", "", "Many targets of one probe; each is a check of its own."),
     ("probe.spec.targets.static", "array", "", "A list of {address, key, labels}; the key is the check's identity, by default the address."),
@@ -156,6 +178,8 @@ fn kind_schema(path: &str, kind: &str) -> Value {
     let prefix = format!("{path}.spec.");
     for (field, ty, default, text) in FIELDS.iter().filter(|(p, ..)| p.starts_with(&prefix)) {
         let json_type = match *ty {
+            // A duration, or one for each phase.
+            "object" if field.ends_with(".maxDuration") => json!(["object", "string", "integer"]),
             "object" | "array" | "integer" => json!(ty),
             "duration" | "percent" | "size" => json!(["string", "integer"]),
             _ => json!(["string", "number", "boolean"]),

@@ -45,6 +45,10 @@ impl<'t> At<'t> {
         (self.node.line, self.node.column)
     }
 
+    pub(super) fn is_mapping(&self) -> bool {
+        matches!(self.node.value, Value::Mapping(_))
+    }
+
     pub(super) fn text(&self, mistakes: &mut Mistakes) -> Option<String> {
         match &self.node.value {
             Value::Scalar(text, _) => Some(text.clone()),

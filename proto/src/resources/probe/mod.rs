@@ -4,6 +4,7 @@ mod assertion;
 mod dns;
 mod http;
 mod icmp;
+mod net;
 mod tcp;
 mod tls;
 
@@ -13,7 +14,22 @@ use crate::v1::*;
 use crate::{lower, units};
 
 pub use http::status_range;
+pub use net::{FAMILIES, interface, resolver_server};
 
+/// What `maxDuration` may limit: the phases of all kinds, as they are written and as runs name them.
+const PHASES: &[(&str, &str)] = &[
+    ("total", "total"),
+    ("resolve", "resolve"),
+    ("connect", "connect"),
+    ("proxy", "proxy"),
+    ("starttls", "starttls"),
+    ("tls", "tls"),
+    ("auth", "auth"),
+    ("request", "request"),
+    ("firstByte", "first_byte"),
+    ("transfer", "transfer"),
+    ("rtt", "rtt"),
+];
 const SECOND: u64 = 1_000_000;
 const INTERVAL_MIN_US: u64 = 100_000;
 const INTERVAL_MAX_US: u64 = 24 * 3_600 * SECOND;
@@ -22,7 +38,10 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     let interval_us = duration_in(&mut fields, "interval", INTERVAL_MIN_US, INTERVAL_MAX_US, mistakes).unwrap_or(30 * SECOND);
     let timeout_us = timeout(&mut fields, interval_us, mistakes);
     let retries = fields.int("retries", 0..=10, mistakes).unwrap_or(0) as u32;
-    fields.not_yet(&["invert", "source", "family", "resolver"], mistakes);
+    let attempt_timeout_us = duration_in(&mut fields, "attemptTimeout", 1_000, timeout_us, mistakes).unwrap_or(0);
+    let net = net::net(&mut fields, mistakes);
+    let invert = fields.flag("invert", mistakes).unwrap_or(false);
+    let limits = limits(&mut fields, mistakes);
     let default_target = fields.text("target", mistakes);
     let targets_at = fields.get("targets");
     let placement = placement(&mut fields, mistakes);
@@ -48,6 +67,10 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
         kind: Some(CheckKind { kind: Some(kind?) }),
         placement: Some(placement),
         verdict: Some(verdict),
+        net,
+        invert,
+        attempt_timeout_us,
+        limits,
     };
     for (i, target) in spec.targets.iter().enumerate() {
         let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
@@ -56,6 +79,19 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
         }
     }
     Some(spec)
+}
+
+/// `maxDuration: 800ms`, or `{total: 1s, connect: 100ms}`.
+fn limits(fields: &mut Fields<'_>, mistakes: &mut Mistakes) -> Vec<PhaseLimit> {
+    let Some(at) = fields.get("maxDuration") else { return Vec::new() };
+    let limit = |phase: &str, max_us| PhaseLimit { phase: phase.to_owned(), max_us };
+    if !at.is_mapping() {
+        return at.parsed(mistakes, units::parse_duration).map(|us| limit("total", us)).into_iter().collect();
+    }
+    let Some(mut f) = at.fields(mistakes) else { return Vec::new() };
+    let found = PHASES.iter().filter_map(|(key, phase)| Some(limit(phase, f.duration(key, mistakes)?))).collect();
+    f.finish(mistakes);
+    found
 }
 
 fn duration_in(fields: &mut Fields<'_>, key: &'static str, min: u64, max: u64, mistakes: &mut Mistakes) -> Option<u64> {
