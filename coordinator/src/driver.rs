@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use probity_core::{COMMAND_VERSION, next_deadline};
+use probity_core::{COMMAND_VERSION, desired, next_deadline};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{Fatal, Input, Outputs, Replica, Reply, Role};
@@ -35,6 +35,8 @@ pub(crate) struct Driver {
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) peers: Peers,
     pub(crate) address_of: BTreeMap<u64, String>,
+    /// The revision of the desired sets that probers were woken for.
+    pub(crate) woken_for: u64,
 }
 
 impl Driver {
@@ -142,6 +144,11 @@ impl Driver {
                     self.address_of.insert(member.id, member.address.clone());
                     self.peers.set_address(member.id, &member.address);
                 }
+            }
+            let revision = self.replica.state().meta().desired_revision;
+            if revision != self.woken_for {
+                self.node.shared.fleet.wake(&desired::touched_since(self.replica.state(), self.woken_for));
+                self.woken_for = revision;
             }
             self.applied.send_replace(status.applied);
         }

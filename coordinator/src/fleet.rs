@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use probity_core::desired::desired_set;
+use probity_core::desired::{Touched, desired_since, is_news};
 use probity_core::gameday::LEASE_US;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::coordinator_message::Message as ToProber;
@@ -13,7 +13,7 @@ use probity_proto::v1::prober_message::Message as FromProber;
 use probity_proto::v1::*;
 use probity_rpc::tls::{PeerIdentity, Role};
 use probity_rpc::v1::fleet_server::Fleet;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -43,6 +43,35 @@ pub struct Heard {
 pub(crate) struct FleetMemory {
     heard: Mutex<BTreeMap<String, Heard>>,
     grace_from: Mutex<Option<Instant>>,
+    /// Who tells a prober of its desired set: one per stream, so bounded by the streams.
+    listeners: Mutex<BTreeMap<String, Vec<Arc<Notify>>>>,
+}
+
+/// Woken when the desired set of its prober may have changed.
+#[derive(Debug)]
+pub(crate) struct Listener<'a> {
+    memory: &'a FleetMemory,
+    prober: String,
+    notify: Arc<Notify>,
+}
+
+impl Listener<'_> {
+    async fn notified(&self) {
+        self.notify.notified().await;
+    }
+}
+
+impl Drop for Listener<'_> {
+    fn drop(&mut self) {
+        if let Ok(mut listeners) = self.memory.listeners.lock()
+            && let Some(of_prober) = listeners.get_mut(&self.prober)
+        {
+            of_prober.retain(|n| !Arc::ptr_eq(n, &self.notify));
+            if of_prober.is_empty() {
+                listeners.remove(&self.prober);
+            }
+        }
+    }
 }
 
 impl FleetMemory {
@@ -65,6 +94,24 @@ impl FleetMemory {
         let heard = self.heard.lock().ok().and_then(|h| h.get(prober).map(|h| h.at));
         let grace = self.grace_from.lock().ok().and_then(|g| *g);
         heard.into_iter().chain(grace).max().map_or(Duration::ZERO, |at| at.elapsed())
+    }
+
+    /// Wakes with each change that concerns a prober; what changed before is for its first look.
+    fn listen(&self, prober: &str) -> Listener<'_> {
+        let notify = Arc::new(Notify::new());
+        if let Ok(mut listeners) = self.listeners.lock() {
+            listeners.entry(prober.to_owned()).or_default().push(notify.clone());
+        }
+        Listener { memory: self, prober: prober.to_owned(), notify }
+    }
+
+    /// The desired sets of these probers changed.
+    pub(crate) fn wake(&self, touched: &Touched) {
+        let Ok(listeners) = self.listeners.lock() else { return };
+        match touched {
+            Touched::Everybody => listeners.values().flatten().for_each(|n| n.notify_one()),
+            Touched::These(probers) => probers.iter().filter_map(|p| listeners.get(p)).flatten().for_each(|n| n.notify_one()),
+        }
     }
 
     pub(crate) fn snapshot(&self) -> BTreeMap<String, Heard> {
@@ -138,6 +185,7 @@ impl FleetService {
         }
         let prober = hello.name.clone();
         let spool_id = hello.spool_id.clone();
+        let (follows, of_cluster) = (hello.desired_revision, hello.cluster_id.clone());
         let op = Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() });
         self.node.shared.fleet.heard(&prober, Heartbeat::default());
         match self.node.propose(Node::command(op)).await {
@@ -149,8 +197,10 @@ impl FleetService {
             Err(e) => return Err(Status::unavailable(e.to_string())),
         }
         tracing::info!(prober, "prober connected");
+        let cluster_id = self.node.query(|state, _| state.meta().cluster_id.clone()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let follows = if of_cluster == cluster_id { follows } else { 0 };
         let welcome = Welcome {
-            cluster_id: String::new(),
+            cluster_id,
             member: self.member.clone(),
             heartbeat_us: HEARTBEAT.as_micros() as u64,
             flush_us: self.flush.as_micros() as u64,
@@ -162,7 +212,7 @@ impl FleetService {
         tokio::select! {
             end = self.listen(&mut incoming, tx, &prober, rows_tx) => end,
             end = self.commit_rows(rows_rx, tx, &prober, &spool_id) => end,
-            end = self.tell_desired(tx, &prober) => end,
+            end = self.tell_desired(tx, &prober, follows) => end,
         }
     }
 
@@ -254,31 +304,20 @@ impl FleetService {
         Ok(())
     }
 
-    /// Sends the desired set whenever it changed.
-    async fn tell_desired(&self, tx: &Outgoing, prober: &str) -> Result<(), Status> {
-        let mut changed = self.node.changed();
+    /// Sends what changed of the desired set, from the revision that the prober follows on; the whole set where that is not known.
+    async fn tell_desired(&self, tx: &Outgoing, prober: &str, follows: u64) -> Result<(), Status> {
+        let woken = self.node.shared.fleet.listen(prober);
         let mut leadership = self.node.leadership();
-        let mut last: Option<DesiredSet> = None;
-        let mut seen = u64::MAX;
+        let (mut told, mut told_halted) = (follows, None);
         loop {
             let (name, trace_ppm, latched) = (prober.to_owned(), self.trace_ppm, self.node.halt_latched());
-            let known = seen;
             let next = self
                 .node
                 .query(move |state, live| {
-                    let meta = state.meta();
-                    (meta.desired_revision != known).then(|| {
-                        let (assignments, faults) = desired_set(state, &name, trace_ppm);
-                        DesiredSet {
-                            revision: meta.desired_revision,
-                            fence: meta.fence,
-                            cluster_time_us: live.now_us,
-                            assignments,
-                            faults,
-                            halted: latched || meta.halt.is_some(),
-                            lease_us: LEASE_US as u64,
-                        }
-                    })
+                    let halted = latched || state.meta().halt.is_some();
+                    // A halt may be latched, which has no revision.
+                    let news = told_halted != Some(halted) || is_news(state, &name, told);
+                    news.then(|| DesiredSet { cluster_time_us: live.now_us, halted, ..desired_since(state, &name, told, trace_ppm) })
                 })
                 .await
                 .map_err(|e| Status::unavailable(e.to_string()))?;
@@ -287,22 +326,13 @@ impl FleetService {
                 return Ok(());
             }
             if let Some(set) = next {
-                seen = set.revision;
-                let comparable = |s: &DesiredSet| DesiredSet {
-                    revision: 0,
-                    cluster_time_us: 0,
-                    assignments: s.assignments.iter().map(|a| AssignmentSpec { next_n: 0, ..a.clone() }).collect(),
-                    ..s.clone()
-                };
-                if last.as_ref().map(comparable) != Some(comparable(&set)) {
-                    last = Some(set.clone());
-                    if tx.send(message(ToProber::Desired(set))).await.is_err() {
-                        return Ok(());
-                    }
+                (told, told_halted) = (set.revision, Some(set.halted));
+                if tx.send(message(ToProber::Desired(set))).await.is_err() {
+                    return Ok(());
                 }
             }
             tokio::select! {
-                end = changed.changed() => if end.is_err() { return Ok(()) },
+                () = woken.notified() => {}
                 end = leadership.changed() => if end.is_err() { return Ok(()) },
             }
         }

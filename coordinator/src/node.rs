@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use probity_core::State;
+use probity_core::desired::Touched;
 use probity_proto::v1::*;
 use probity_replica::{FormError, Status};
 use probity_rpc::refusal::Refusal;
@@ -162,6 +163,7 @@ impl Node {
 
     pub(crate) fn latch_halt(&self, on: bool) {
         self.shared.halt_latch.store(on, Ordering::Release);
+        self.shared.fleet.wake(&Touched::Everybody);
     }
 
     pub(crate) async fn form(&self, cluster_id: String, voters: Vec<u64>) -> Result<Result<(), FormError>, ProposeError> {

@@ -284,6 +284,7 @@ impl Driver {
             desired_revision: self.session.revision(),
             capabilities,
             proxies: self.engine.proxies(),
+            cluster_id: self.session.cluster_id().to_owned(),
         }
     }
 
@@ -317,6 +318,7 @@ impl Driver {
             FromCoordinator::Welcome(welcome) => {
                 tracing::info!(prober = self.config.name, member = welcome.member, "connected");
                 self.welcomed = true;
+                self.session.on_welcome(&welcome.cluster_id)?;
                 self.session.set_flush(welcome.flush_us, welcome.unsteady_flush_us);
                 self.heartbeat = Duration::from_micros(welcome.heartbeat_us.clamp(100_000, 60_000_000));
                 self.send_heartbeat();
@@ -324,6 +326,11 @@ impl Driver {
             FromCoordinator::Desired(set) => {
                 let now = self.now();
                 self.session.on_desired(set, now)?;
+                if self.session.revision() == 0 {
+                    // A change to something that we do not follow: a new hello asks for the whole set.
+                    self.outgoing = None;
+                    self.welcomed = false;
+                }
             }
             FromCoordinator::Ack(ack) => self.session.on_ack(&ack)?,
             FromCoordinator::Heartbeat(reply) => {

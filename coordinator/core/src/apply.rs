@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, audit, events, fleet, gameday, placement, requests, resources, rows, slo};
+use crate::{account, audit, desired, events, fleet, gameday, placement, requests, resources, rows, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -116,7 +116,7 @@ fn leader_started(state: &mut State, index: u64, op: &LeaderStarted) {
     let meta = state.meta_mut();
     meta.fence = index;
     meta.leader_id = op.member;
-    meta.desired_revision += 1;
+    desired::everybody(state);
     let name = state.members.get(&crate::number_key(op.member)).map_or_else(|| format!("{:x}", op.member), |m| m.name.clone());
     events::record(state, "leader", "", &format!("Member/{name}"), format!("leads in term {}", op.term));
 }
@@ -124,7 +124,7 @@ fn leader_started(state: &mut State, index: u64, op: &LeaderStarted) {
 fn halt(state: &mut State, command: &Command, reason: &str) {
     let now = state.now();
     state.meta_mut().halt = Some(Halt { reason: reason.to_owned(), actor: command.actor.clone(), at_us: now });
-    state.meta_mut().desired_revision += 1;
+    desired::everybody(state);
     audit::record(state, command, "halt", "Halt/cluster", "", reason);
     events::record(state, "halt", "", "Halt/cluster", format!("{} halted every fault: {reason}", command.actor));
     gameday::on_halt(state);
@@ -132,7 +132,7 @@ fn halt(state: &mut State, command: &Command, reason: &str) {
 
 fn lift_halt(state: &mut State, command: &Command) {
     if state.meta_mut().halt.take().is_some() {
-        state.meta_mut().desired_revision += 1;
+        desired::everybody(state);
         audit::record(state, command, "lift halt", "Halt/cluster", "", "");
         events::record(state, "halt", "", "Halt/cluster", format!("lifted by {}", command.actor));
     }

@@ -6,7 +6,7 @@ use probity_proto::slots::Schedule;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, number_key, placement};
+use crate::{account, desired, number_key, placement};
 
 /// From the commit of an assignment to its first slot: the prober must hear of it first.
 pub const LEAD_US: i64 = 300_000;
@@ -46,7 +46,6 @@ pub(crate) fn start(state: &mut State, check: &CheckRecord, prober: &str) {
     let from_us = state.now() + LEAD_US;
     let meta = state.meta_mut();
     meta.next_assignment += 1;
-    meta.desired_revision += 1;
     let id = meta.next_assignment;
     let interval_us = check.interval_us.max(1);
     let phase_us = placement::score(&check.check, prober) % interval_us;
@@ -67,12 +66,14 @@ pub(crate) fn start(state: &mut State, check: &CheckRecord, prober: &str) {
     };
     state.index.add(&assignment);
     state.assignments.put(assignment);
+    desired::changed(state, prober, id);
 }
 
 /// Ends one now, or where its reports already reach: slots due before stay owed.
 pub(crate) fn end(state: &mut State, id: u64) {
     let now = state.now();
-    state.meta_mut().desired_revision += 1;
+    let Some(prober) = state.assignments.get(&number_key(id)).map(|a| a.prober.clone()) else { return };
+    desired::changed(state, &prober, id);
     update(state, id, |a| {
         if a.until_us == 0 {
             // One that has not begun never has a slot. What was reported ahead of log time was planned, then.
@@ -107,6 +108,6 @@ pub(crate) fn end_all(state: &mut State, check: &str) {
 pub(crate) fn remove(state: &mut State, id: u64) -> Option<AssignmentRecord> {
     let a = state.assignments.remove(&number_key(id))?;
     state.index.remove(&a);
-    state.meta_mut().desired_revision += 1;
+    desired::changed(state, &a.prober, id);
     Some(a)
 }

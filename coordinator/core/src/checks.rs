@@ -42,7 +42,6 @@ pub(crate) fn sync(state: &mut State, namespace: &str, probe: &str) {
         state.checks.put(new);
         placement::place(state, &check);
     }
-    state.meta_mut().desired_revision += 1;
 }
 
 /// The names of a probe's checks.

@@ -86,7 +86,6 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
     } else {
         placement::place_all(state);
     }
-    state.meta_mut().desired_revision += 1;
 }
 
 fn keep_absent(state: &mut State, until: i64) {

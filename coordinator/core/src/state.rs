@@ -30,6 +30,7 @@ macro_rules! state {
         pub struct State {
             $($(#[$doc])* pub $field: Table<$record>,)*
             pub(crate) index: crate::index::Index,
+            pub(crate) desired: crate::desired::Log,
             hash: u64,
         }
 
@@ -139,6 +140,7 @@ impl State {
 
     fn index_loaded(&mut self, table: u32, key: &str) {
         match table {
+            MetaRecord::TABLE => self.desired = crate::desired::Log::from_revision(self.meta().desired_revision),
             AssignmentRecord::TABLE => self.assignments.get(key).into_iter().for_each(|a| self.index.add(a)),
             ProberRecord::TABLE => self.probers.get(key).into_iter().for_each(|p| self.index.add_prober(p)),
             RequestRecord::TABLE => self.requests.get(key).into_iter().for_each(|r| self.index.add_request(r)),

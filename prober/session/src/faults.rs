@@ -86,6 +86,16 @@ impl FaultBook {
         true
     }
 
+    /// Fences of another cluster mean nothing here, and neither does what it wanted.
+    pub(crate) fn on_other_cluster(&mut self) {
+        self.fence = 0;
+        for fault_id in self.active.keys().cloned() {
+            self.actions.push(FaultAction::End { fault_id, reason: "the prober joined another cluster".to_owned() });
+        }
+        self.reports.clear();
+        self.sent = 0;
+    }
+
     pub(crate) fn on_desired(&mut self, wishes: Vec<FaultWish>, halted: bool, lease_us: u64, now_us: i64) {
         let wanted: BTreeMap<&str, &FaultWish> = wishes.iter().filter(|w| w.wanted && !halted).map(|w| (w.fault_id.as_str(), w)).collect();
         let reason = if halted { "halted" } else { "asked to end" };

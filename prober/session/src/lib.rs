@@ -97,6 +97,10 @@ struct Running {
 }
 
 impl Running {
+    fn new(spec: AssignmentSpec, not_before: (i64, Reason)) -> Running {
+        Running { next_n: spec.next_n, row_n: spec.next_n, finished: BTreeMap::new(), row: OpenRow::default(), not_before, spec }
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule { interval_us: self.spec.interval_us.max(1), phase_us: self.spec.phase_us }
     }
@@ -121,6 +125,9 @@ pub struct Session {
     spool_id: String,
     sequence: u64,
     revision: u64,
+    cluster_id: String,
+    /// How many spools began in this run.
+    spools_begun: u32,
     dropped_slots: u64,
     /// Faults and their reports.
     pub faults: FaultBook,
@@ -130,16 +137,7 @@ impl Session {
     /// Opens what an earlier run left; `now_us` is when this one begins: slots before it were missed for being off.
     pub fn open(db: redb::Database, config: Config, now_us: i64) -> Result<Session, StoreError> {
         let (store, saved) = Store::open(db, &config.new_spool_id)?;
-        let assignments = saved
-            .assignments
-            .into_iter()
-            .map(|spec| {
-                let next_n = spec.next_n;
-                let running =
-                    Running { next_n, row_n: next_n, finished: BTreeMap::new(), row: OpenRow::default(), not_before: (now_us, Reason::ProberOff), spec };
-                (running.spec.id, running)
-            })
-            .collect();
+        let assignments = saved.assignments.into_iter().map(|spec| (spec.id, Running::new(spec, (now_us, Reason::ProberOff)))).collect();
         let spool_bytes = saved.rows.iter().map(row::size).sum();
         Ok(Session {
             config,
@@ -150,7 +148,9 @@ impl Session {
             sent: 0,
             spool_id: saved.spool_id,
             sequence: saved.sequence,
-            revision: 0,
+            revision: saved.revision,
+            cluster_id: saved.cluster_id,
+            spools_begun: u32::from(saved.fresh),
             dropped_slots: 0,
             faults: FaultBook::new(saved.fence, saved.ended),
         })
@@ -161,9 +161,14 @@ impl Session {
         &self.spool_id
     }
 
-    /// The revision of the desired set that is followed.
+    /// The revision of the desired set that is followed; 0 = none, the whole set is wanted.
     pub fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// The cluster whose desired set is followed; empty before the first.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
     }
 
     /// (rows, bytes, slots dropped since the start) of the spool.
@@ -188,44 +193,79 @@ impl Session {
         self.faults.on_connected();
     }
 
-    /// Follows a desired set; one of an older fence is refused.
+    /// A coordinator says which cluster it is of. Coming from another one, or from one that was restored from a backup, everything
+    /// begins anew: assignments, rows and fences of the old one would mean something else here. Its unacknowledged rows are the
+    /// old cluster's, and are dropped; the faults that it wanted end.
+    pub fn on_welcome(&mut self, cluster_id: &str) -> Result<(), StoreError> {
+        if cluster_id.is_empty() || cluster_id == self.cluster_id {
+            return Ok(());
+        }
+        if self.cluster_id.is_empty() {
+            self.store.set_cluster(cluster_id)?;
+        } else {
+            let spool_id = self.next_spool_id();
+            self.store.join(cluster_id, &spool_id)?;
+            self.dropped_slots += self.spool.iter().map(row::slots).sum::<u64>();
+            self.spool.clear();
+            self.assignments.clear();
+            (self.spool_id, self.sequence, self.spool_bytes, self.sent, self.revision) = (spool_id, 0, 0, 0, 0);
+            self.faults.on_other_cluster();
+        }
+        self.cluster_id = cluster_id.to_owned();
+        Ok(())
+    }
+
+    /// An id that no spool had before: the one that this run was given, then with a number.
+    fn next_spool_id(&mut self) -> String {
+        self.spools_begun += 1;
+        let given = &self.config.new_spool_id;
+        if self.spools_begun == 1 { given.clone() } else { format!("{given}-{}", self.spools_begun) }
+    }
+
+    /// Follows a desired set, or what changed since the revision that is followed. One of an older fence is refused; a change to
+    /// another revision cannot be followed: [`Session::revision`] is 0 then, and the whole set is to be asked for.
     pub fn on_desired(&mut self, set: DesiredSet, now_us: i64) -> Result<(), StoreError> {
         if !self.faults.accept_fence(set.fence) {
             return Ok(());
         }
         self.store.set_fence(set.fence)?;
-        self.revision = set.revision;
-        let wanted: BTreeSet<u64> = set.assignments.iter().map(|a| a.id).collect();
-        let gone: Vec<u64> = self.assignments.keys().filter(|id| !wanted.contains(id)).copied().collect();
+        if set.base_revision != 0 && set.base_revision != self.revision {
+            self.revision = 0;
+            return Ok(());
+        }
+        let gone: Vec<u64> = if set.base_revision == 0 {
+            let wanted: BTreeSet<u64> = set.assignments.iter().map(|a| a.id).collect();
+            self.assignments.keys().filter(|id| !wanted.contains(id)).copied().collect()
+        } else {
+            set.removed.iter().filter(|id| self.assignments.contains_key(id)).copied().collect()
+        };
+        self.close_all(&gone)?;
         for id in &gone {
-            self.close_row(*id)?;
             self.assignments.remove(id);
         }
-        let mut changed = Vec::new();
-        for spec in set.assignments {
-            match self.assignments.get_mut(&spec.id) {
-                Some(running) => {
-                    let next_n = running.row_n;
-                    let new = AssignmentSpec { next_n: running.spec.next_n, ..spec };
-                    if running.spec != new {
-                        changed.push(AssignmentSpec { next_n, ..new.clone() });
-                        running.spec = new;
-                    }
-                }
-                None => {
-                    changed.push(spec.clone());
-                    let next_n = spec.next_n;
-                    let running =
-                        Running { next_n, row_n: next_n, finished: BTreeMap::new(), row: OpenRow::default(), not_before: (now_us, Reason::AssignedLate), spec };
-                    self.assignments.insert(running.spec.id, running);
-                }
-            }
-        }
+        let changed: Vec<AssignmentSpec> = set.assignments.into_iter().filter_map(|spec| self.follow(spec, now_us)).collect();
         if !changed.is_empty() || !gone.is_empty() {
-            self.store.set_assignments(&changed, &gone)?;
+            self.store.set_assignments(set.revision, &changed, &gone)?;
         }
+        self.revision = set.revision;
         self.faults.on_desired(set.faults, set.halted, set.lease_us, now_us);
         self.store.set_ended(self.faults.take_newly_ended())
+    }
+
+    /// Takes up an assignment as it is now; what is to be stored of it, if it is new or changed.
+    fn follow(&mut self, spec: AssignmentSpec, now_us: i64) -> Option<AssignmentSpec> {
+        match self.assignments.get_mut(&spec.id) {
+            Some(running) => {
+                let new = AssignmentSpec { next_n: running.spec.next_n, ..spec };
+                let changed = running.spec != new;
+                running.spec = new;
+                changed.then(|| AssignmentSpec { next_n: running.row_n, ..running.spec.clone() })
+            }
+            None => {
+                self.assignments.insert(spec.id, Running::new(spec.clone(), (now_us, Reason::AssignedLate)));
+                Some(spec)
+            }
+        }
     }
 
     /// The runs to start now. What was overslept is missed, never run late in a burst; an n is never run twice.
@@ -276,10 +316,6 @@ impl Session {
         }
         let all: Vec<u64> = self.assignments.keys().copied().collect();
         self.close_all(&all)
-    }
-
-    fn close_row(&mut self, id: u64) -> Result<(), StoreError> {
-        self.close_all(&[id])
     }
 
     /// Rows of several assignments, in one transaction.

@@ -40,6 +40,11 @@ pub(crate) struct Saved {
     pub(crate) rows: Vec<ReportRow>,
     pub(crate) assignments: Vec<AssignmentSpec>,
     pub(crate) ended: Vec<String>,
+    /// The desired set that `assignments` are, and of which cluster.
+    pub(crate) revision: u64,
+    pub(crate) cluster_id: String,
+    /// There was nothing: the spool id is the new one.
+    pub(crate) fresh: bool,
 }
 
 fn error(e: impl Into<redb::Error>) -> redb::Error {
@@ -57,7 +62,7 @@ impl Store {
             Some(saved) => saved,
             None => {
                 store.write(|txn| put(txn, "spool_id", new_spool_id.as_bytes()))?;
-                Saved { spool_id: new_spool_id.to_owned(), ..Saved::default() }
+                Saved { spool_id: new_spool_id.to_owned(), fresh: true, ..Saved::default() }
             }
         };
         store.fence = saved.fence;
@@ -78,6 +83,8 @@ impl Store {
             spool_id: String::from_utf8(spool_id).map_err(damaged("spool id"))?,
             sequence: number("sequence")?,
             fence: number("fence")?,
+            revision: number("revision")?,
+            cluster_id: get("cluster_id")?.map_or(Ok(String::new()), |id| String::from_utf8(id).map_err(damaged("cluster id")))?,
             ..Saved::default()
         };
         if let Ok(rows) = read.open_table(ROWS) {
@@ -142,7 +149,8 @@ impl Store {
         })
     }
 
-    pub(crate) fn set_assignments(&self, changed: &[AssignmentSpec], gone: &[u64]) -> Result<(), StoreError> {
+    /// What a revision changed: after a crash the assignments are those of the revision that stands beside them.
+    pub(crate) fn set_assignments(&self, revision: u64, changed: &[AssignmentSpec], gone: &[u64]) -> Result<(), StoreError> {
         self.write(|txn| {
             let mut table = txn.open_table(ASSIGNMENTS).map_err(error)?;
             let mut positions = txn.open_table(POSITIONS).map_err(error)?;
@@ -153,8 +161,29 @@ impl Store {
                 table.remove(id).map_err(error)?;
                 positions.remove(id).map_err(error)?;
             }
-            Ok(())
+            put(txn, "revision", &revision.to_le_bytes())
         })
+    }
+
+    /// Belongs to a cluster from now on, with nothing of another one: ids and fences mean nothing across clusters.
+    pub(crate) fn join(&mut self, cluster_id: &str, spool_id: &str) -> Result<(), StoreError> {
+        self.fence = 0;
+        self.write(|txn| {
+            for table in [ROWS, ASSIGNMENTS] {
+                txn.delete_table(table).map_err(error)?;
+            }
+            txn.delete_table(POSITIONS).map_err(error)?;
+            for number in ["sequence", "fence", "revision"] {
+                put(txn, number, &0u64.to_le_bytes())?;
+            }
+            put(txn, "spool_id", spool_id.as_bytes())?;
+            put(txn, "cluster_id", cluster_id.as_bytes())
+        })
+    }
+
+    /// The first cluster of this store.
+    pub(crate) fn set_cluster(&self, cluster_id: &str) -> Result<(), StoreError> {
+        self.write(|txn| put(txn, "cluster_id", cluster_id.as_bytes()))
     }
 
     pub(crate) fn set_fence(&mut self, fence: u64) -> Result<(), StoreError> {

@@ -145,3 +145,55 @@ fn faults_obey_fence_end_and_halt() {
     session.on_desired(set(6, vec![wish("g", true)], false), late).expect("stored");
     assert!(session.faults.take_actions().is_empty(), "never past notAfter");
 }
+
+#[test]
+fn a_change_adds_to_the_revision_that_is_followed() {
+    let mut session = open_at(100 * SECOND);
+    session.on_desired(desired(vec![assignment(1, 101), assignment(2, 101)]), 100 * SECOND).expect("stored");
+    let change = DesiredSet { revision: 7, base_revision: 1, removed: vec![2, 99], ..desired(vec![assignment(3, 103)]) };
+    session.on_desired(change.clone(), 102 * SECOND).expect("stored");
+    assert_eq!((session.revision(), session.assignments()), (7, 2));
+    assert_eq!(session.due(103 * SECOND).iter().map(|s| s.assignment).collect::<BTreeSet<_>>(), [1, 3].into());
+    // The same again is no change to 7: what is followed stays, and the whole set is asked for.
+    session.on_desired(change, 104 * SECOND).expect("stored");
+    assert_eq!((session.revision(), session.assignments()), (0, 2));
+    session.on_desired(DesiredSet { revision: 9, ..desired(vec![assignment(3, 103)]) }, 105 * SECOND).expect("stored");
+    assert_eq!((session.revision(), session.assignments()), (9, 1));
+}
+
+#[test]
+fn a_restart_follows_the_revision_on_its_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let db = || redb::Database::create(dir.path().join("p.redb")).expect("opens");
+    let config = || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1 };
+    let mut session = Session::open(db(), config(), 100 * SECOND).expect("opens");
+    session.on_welcome("c1").expect("stored");
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    session.on_desired(DesiredSet { revision: 5, base_revision: 1, ..desired(vec![assignment(2, 101)]) }, 100 * SECOND).expect("stored");
+    // Nothing to write: a newer revision of the same.
+    session.on_desired(DesiredSet { revision: 6, base_revision: 5, ..desired(vec![]) }, 100 * SECOND).expect("stored");
+    drop(session);
+    let session = Session::open(db(), config(), 200 * SECOND).expect("opens");
+    assert_eq!((session.revision(), session.cluster_id(), session.assignments()), (5, "c1", 2), "at most what its assignments are");
+}
+
+#[test]
+fn another_cluster_gets_nothing_of_the_old_one() {
+    let mut session = open_at(100 * SECOND);
+    session.on_welcome("c1").expect("stored");
+    let wish =
+        FaultWish { fault_id: "f".to_owned(), fence: 9, spec: Some(FaultSpec::default()), not_after_us: 200 * SECOND, wanted: true, ..FaultWish::default() };
+    session.on_desired(DesiredSet { fence: 9, faults: vec![wish], ..desired(vec![assignment(1, 101)]) }, 100 * SECOND).expect("stored");
+    session.faults.take_actions();
+    run(&mut session, 101, 105, Reason::Good);
+    session.close_everything(105 * SECOND).expect("stored");
+    session.on_welcome("c1").expect("stored");
+    assert_eq!((session.spooled().0, session.spool_id()), (1, "s1"), "the same cluster: nothing happens");
+    for (cluster, spool) in [("c2", "s1-2"), ("c1", "s1-3")] {
+        session.on_welcome(cluster).expect("stored");
+        assert_eq!((session.spooled().0, session.assignments(), session.revision(), session.spool_id()), (0, 0, 0, spool));
+    }
+    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::End { .. }, ..]));
+    session.on_desired(DesiredSet { fence: 2, ..desired(vec![assignment(1, 201)]) }, 200 * SECOND).expect("stored");
+    assert_eq!(session.assignments(), 1, "its fences begin anew");
+}

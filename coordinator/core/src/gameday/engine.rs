@@ -4,8 +4,8 @@ use probity_proto::v1::*;
 
 use super::{KEPT, LEASE_US, RUNNING_MAX, conditions, key, note, report};
 use crate::apply::refused;
-use crate::events;
 use crate::state::State;
+use crate::{desired, events};
 
 /// A fault must be confirmed within this time of being asked for.
 const CONFIRM_US: i64 = 15 * 1_000_000;
@@ -58,8 +58,8 @@ pub(crate) fn start(state: &mut State, _index: u64, op: &StartGameDay, actor: &s
     } else {
         end(state, &mut day, GameDayResult::Inconclusive, format!("steady state not met: {}", unmet.join("; ")));
     }
-    state.meta_mut().desired_revision += 1;
     state.game_days.put(day);
+    desired::traces_changed(state, &plan.namespace, &report::probes(state, &plan));
     trim(state);
     Ok(name)
 }
@@ -125,7 +125,7 @@ fn undo_all(state: &mut State, day: &mut GameDayRecord) {
         }
     }
     day.phase = GameDayPhase::Undoing as i32;
-    state.meta_mut().desired_revision += 1;
+    desired::everybody(state);
 }
 
 fn fault_ids(state: &State, game_day: &str) -> Vec<String> {
@@ -230,7 +230,7 @@ fn step(state: &mut State, day: &mut GameDayRecord, plan: &GameDayPlan, now: i64
                 fault.wanted = false;
             }
         }
-        state.meta_mut().desired_revision += 1;
+        desired::everybody(state);
         return;
     }
     if records.iter().all(|f| f.ended_at_us != 0) {
@@ -267,7 +267,7 @@ fn inject(state: &mut State, day: &mut GameDayRecord, plan: &GameDayPlan, step: 
         });
     }
     day.deadline_us = now + CONFIRM_US;
-    state.meta_mut().desired_revision += 1;
+    desired::everybody(state);
 }
 
 /// A prober that never said how its fault ended: by now the lease has ended it, but nobody looked ("unknown" is never "undone", R6).
@@ -282,6 +282,7 @@ fn give_up(state: &mut State, records: &[FaultRecord], now: i64) {
             fault.ended_at_us = now;
             fault.detail = "the prober did not say how it ended; its lease has passed, nobody looked".to_owned();
         }
+        desired::everybody(state);
     }
 }
 
@@ -315,8 +316,8 @@ fn end(state: &mut State, day: &mut GameDayRecord, result: GameDayResult, reason
     day.result_reason = reason.clone();
     day.ended_at_us = state.now();
     report::close(state, day);
-    state.meta_mut().desired_revision += 1;
     let Some(plan) = &day.plan else { return };
+    desired::traces_changed(state, &plan.namespace, &report::probes(state, plan));
     let word = match result {
         GameDayResult::Passed => "passed",
         GameDayResult::Failed => "failed",

@@ -59,7 +59,7 @@ pub(crate) fn on_fault_reports(state: &mut State, reports: &[ProberFaultReport])
             _ => format!("{kind} by {prober}: {}", fault.detail),
         };
         if fault.ended_at_us != 0 {
-            state.meta_mut().desired_revision += 1;
+            crate::desired::everybody(state);
         }
         state.faults.put(fault);
         let now = state.now();
