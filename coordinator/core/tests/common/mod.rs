@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use probity_core::{State, apply, assign, invariants};
+use probity_core::{State, apply, assign, invariants, number_key};
 use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::resource::Spec;
@@ -22,11 +22,13 @@ pub struct World {
     pub spools: BTreeMap<String, (String, u64)>,
     /// Everything that was applied.
     pub log: Vec<Command>,
+    /// Every assignment that ever was, as it was last seen; one that ended and went in the same command ends as the rules say.
+    pub history: BTreeMap<u64, AssignmentRecord>,
 }
 
 impl World {
     pub fn new() -> World {
-        let mut world = World { state: State::new(), index: 0, time_us: START, spools: BTreeMap::new(), log: Vec::new() };
+        let mut world = World { state: State::new(), index: 0, time_us: START, spools: BTreeMap::new(), log: Vec::new(), history: BTreeMap::new() };
         let init = InitCluster { cluster_id: "c1".to_owned(), cluster_name: "test".to_owned(), version: 1, members: vec![] };
         world.apply(Op::InitCluster(init));
         world.apply(Op::LeaderStarted(LeaderStarted { member: 1, term: 1 }));
@@ -44,6 +46,12 @@ impl World {
         let result = apply(&mut self.state, self.index, &command);
         assert!(self.state.now() >= before, "log time went back");
         assert_eq!(invariants::check(&self.state), [], "after {command:?}");
+        let gone = |a: &&mut AssignmentRecord| a.until_us == 0 && self.state.assignments.get(&number_key(a.id)).is_none();
+        for a in self.history.values_mut().filter(gone) {
+            let reported = if a.next_n > a.first_n { assign::schedule(a).due(a.next_n - 1) + 1 } else { 0 };
+            a.until_us = self.state.now().max(a.from_us).max(reported);
+        }
+        self.history.extend(self.state.assignments.iter().map(|a| (a.id, a.clone())));
         self.log.push(command);
         result.result.expect("apply always answers")
     }
