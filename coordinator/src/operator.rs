@@ -427,6 +427,7 @@ impl OperatorService {
                         http_address: reply.http_address,
                         software_version: reply.software_version,
                         max_command_version: reply.max_command_version,
+                        ..MemberRecord::default()
                     };
                     members.insert(reply.id, record);
                 }

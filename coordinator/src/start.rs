@@ -158,6 +158,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         http_address: http_addr.to_string(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
         max_command_version: COMMAND_VERSION,
+        ..MemberRecord::default()
     };
     let (requests_tx, requests) = mpsc::channel(REQUESTS);
     let (applied, applied_rx) = watch::channel(0);

@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, audit, desired, events, fleet, gameday, placement, requests, resources, rows, slo};
+use crate::{account, audit, desired, events, fleet, gameday, members, placement, requests, resources, rows, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -64,7 +64,10 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
         Op::LiftHalt(_) => lift_halt(state, command),
         Op::EffectsDone(op) => slo::outbox::on_effects_done(state, &op.done),
         Op::SetClusterVersion(op) => set_version(state, command, op.version)?,
-        Op::PutMember(op) => op.member.iter().for_each(|m| state.members.put(m.clone())),
+        Op::PutMember(op) => members::put(state, op)?,
+        Op::AddMember(op) => members::add(state, command, op)?,
+        Op::PromoteMember(op) => members::promote(state, command, op.id)?,
+        Op::RemoveMember(op) => members::remove(state, command, op.id)?,
     }
     Ok(applied)
 }

@@ -11,7 +11,7 @@ const KEPT_US: i64 = 15 * 60 * 1_000_000;
 pub(crate) const REQUESTS_KEPT: usize = 20_000;
 
 /// What was answered to this request before.
-pub(crate) fn find(state: &State, id: &str) -> Option<CommandResult> {
+pub fn find(state: &State, id: &str) -> Option<CommandResult> {
     if id.is_empty() {
         return None;
     }

@@ -140,3 +140,25 @@ fn a_halt_ends_every_fault_and_lets_none_begin() {
     world.apply(Op::LiftHalt(LiftHalt {}));
     assert_eq!(code(&world.apply(start)), RefusalCode::Conflict, "the first one still waits for its undo");
 }
+
+#[test]
+fn members_keep_their_names_and_never_come_back_under_an_old_id() {
+    let mut world = World::new();
+    let member = |id, name: &str| MemberRecord { id, name: name.to_owned(), address: format!("{name}:1"), max_command_version: 1, ..MemberRecord::default() };
+    let add = |member| Op::AddMember(AddMember { member: Some(member) });
+    assert_eq!(code(&world.apply(add(member(7, "c7")))), RefusalCode::Unspecified);
+    assert_eq!(code(&world.apply(add(member(8, "c7")))), RefusalCode::AlreadyExists, "the name is taken");
+    let replacement = MemberRecord { replaces: 7, ..member(8, "c7") };
+    assert_eq!(code(&world.apply(add(replacement.clone()))), RefusalCode::Unspecified);
+    // What it says of itself does not undo what the cluster says of it.
+    world.apply(Op::PutMember(PutMember { member: Some(MemberRecord { software_version: "2".to_owned(), ..member(8, "c7") }) }));
+    world.apply(Op::PromoteMember(PromoteMember { id: 8 }));
+    let names: Vec<(u64, &str)> = world.state.members.iter().filter(|m| m.name == "c7").map(|m| (m.id, m.software_version.as_str())).collect();
+    assert_eq!(names, [(8, "2")]);
+    assert_eq!(code(&world.apply(add(member(7, "again")))), RefusalCode::AlreadyExists, "a retired id");
+    assert_eq!(code(&world.apply(Op::PutMember(PutMember { member: Some(member(7, "again")) }))), RefusalCode::NotFound);
+    assert_eq!(code(&world.apply(Op::RemoveMember(RemoveMember { id: 8 }))), RefusalCode::Unspecified);
+    assert_eq!(code(&world.apply(Op::RemoveMember(RemoveMember { id: 8 }))), RefusalCode::NotFound);
+    world.apply(Op::SetClusterVersion(SetClusterVersion { version: 2 }));
+    assert_eq!(code(&world.apply(add(member(9, "old")))), RefusalCode::Version);
+}

@@ -11,9 +11,12 @@ pub(crate) enum BadMessage {
     /// A type that is unknown, or that no peer may send.
     #[error("message type {0} is not accepted from a peer")]
     Type(u32),
-    /// An entry of another kind than normal.
+    /// An entry of another kind than a command or a change of members.
     #[error("entry type {0} is not supported")]
     Entry(u32),
+    /// A change of members that makes no sense.
+    #[error("entry {0} is no change of members")]
+    ConfChange(u64),
 }
 
 fn message_type(number: u32) -> Option<eraftpb::MessageType> {
@@ -85,21 +88,56 @@ pub(crate) fn to_peer(cluster_id: &str, mut m: eraftpb::Message) -> Option<PeerM
 }
 
 pub(crate) fn to_entry(e: RaftEntry) -> Result<eraftpb::Entry, BadMessage> {
-    if e.entry_type != 0 {
-        return Err(BadMessage::Entry(e.entry_type));
+    let known = [eraftpb::EntryType::EntryNormal, eraftpb::EntryType::EntryConfChangeV2];
+    let entry_type = known.into_iter().find(|t| *t as u32 == e.entry_type).ok_or(BadMessage::Entry(e.entry_type))?;
+    if entry_type == eraftpb::EntryType::EntryConfChangeV2 {
+        // Checked where it comes in: when it is applied it is too late to refuse.
+        to_conf_change(&e.data).map_err(|()| BadMessage::ConfChange(e.index))?;
     }
-    Ok(eraftpb::Entry {
-        entry_type: eraftpb::EntryType::EntryNormal,
-        term: e.term,
-        index: e.index,
-        data: e.data.into(),
-        context: e.context.into(),
-        ..Default::default()
-    })
+    Ok(eraftpb::Entry { entry_type, term: e.term, index: e.index, data: e.data.into(), context: e.context.into(), ..Default::default() })
 }
 
 pub(crate) fn from_entry(e: eraftpb::Entry) -> RaftEntry {
     RaftEntry { entry_type: e.entry_type as u32, term: e.term, index: e.index, data: e.data.to_vec(), context: e.context.to_vec() }
+}
+
+/// A change of members from an entry's data: parsed by prost, rebuilt for raft. Both encodings are the same on the wire.
+pub(crate) fn to_conf_change(data: &[u8]) -> Result<eraftpb::ConfChangeV2, ()> {
+    let record = ConfChangeRecord::decode(data).map_err(drop)?;
+    let transition = match record.transition {
+        0 => eraftpb::ConfChangeTransition::Auto,
+        1 => eraftpb::ConfChangeTransition::Implicit,
+        2 => eraftpb::ConfChangeTransition::Explicit,
+        _ => return Err(()),
+    };
+    let single = |change: &ConfChangeSingle| {
+        let change_type = match change.change_type {
+            0 => eraftpb::ConfChangeType::AddNode,
+            1 => eraftpb::ConfChangeType::RemoveNode,
+            2 => eraftpb::ConfChangeType::AddLearnerNode,
+            _ => return Err(()),
+        };
+        // raft takes id 0 for "none".
+        if change.node == 0 { Err(()) } else { Ok(eraftpb::ConfChangeSingle { change_type, node_id: change.node, ..Default::default() }) }
+    };
+    let changes: Vec<_> = record.changes.iter().map(single).collect::<Result<_, ()>>()?;
+    Ok(eraftpb::ConfChangeV2 { transition, changes: changes.into(), context: record.context.into(), ..Default::default() })
+}
+
+pub(crate) fn from_conf_state(c: &eraftpb::ConfState) -> ConfStateRecord {
+    // Sorted: raft's order comes from a hash table.
+    let sorted = |ids: &[u64]| {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids
+    };
+    ConfStateRecord {
+        voters: sorted(&c.voters),
+        learners: sorted(&c.learners),
+        voters_outgoing: sorted(&c.voters_outgoing),
+        learners_next: sorted(&c.learners_next),
+        auto_leave: c.auto_leave,
+    }
 }
 
 pub(crate) fn to_conf_state(c: &ConfStateRecord) -> eraftpb::ConfState {
@@ -135,5 +173,30 @@ mod tests {
         let entry = RaftEntry { entry_type: 7, ..RaftEntry::default() };
         let message = RaftMessage { msg_type: eraftpb::MessageType::MsgAppend as u32, entries: vec![entry], ..RaftMessage::default() };
         assert_eq!(from_peer(1, 2, message), Err(BadMessage::Entry(7)));
+    }
+
+    #[test]
+    fn a_change_of_members_is_read_from_raft_s_own_bytes_and_nonsense_is_refused() {
+        use protobuf::Message as _;
+        let single = |change_type, node_id| eraftpb::ConfChangeSingle { change_type, node_id, ..Default::default() };
+        let changes = vec![single(eraftpb::ConfChangeType::AddNode, u64::MAX), single(eraftpb::ConfChangeType::AddLearnerNode, 7)];
+        let change = eraftpb::ConfChangeV2 {
+            transition: eraftpb::ConfChangeTransition::Explicit,
+            changes: changes.into(),
+            context: Bytes::from_static(b"x"),
+            ..Default::default()
+        };
+        assert_eq!(to_conf_change(&change.write_to_bytes().expect("bytes")), Ok(change));
+        assert!(to_conf_change(&[]).expect("the change that leaves a joint configuration").leave_joint());
+        let nobody = ConfChangeSingle { change_type: 0, node: 0 };
+        let unknown = ConfChangeSingle { change_type: 3, node: 1 };
+        for wrong in [
+            ConfChangeRecord { transition: 3, ..Default::default() },
+            ConfChangeRecord { changes: vec![nobody], ..Default::default() },
+            ConfChangeRecord { changes: vec![unknown], ..Default::default() },
+        ] {
+            let entry = RaftEntry { entry_type: 2, index: 5, data: wrong.encode_to_vec(), ..RaftEntry::default() };
+            assert_eq!(to_entry(entry), Err(BadMessage::ConfChange(5)));
+        }
     }
 }

@@ -5,9 +5,11 @@
 //!
 //! How a group comes to be: an empty member has an id and nothing else, and never votes. [`Replica::form`] gives it a cluster id
 //! and the first voters, once; a member that belongs to a cluster refuses another. Whoever forms a group must reach every voter,
-//! so two groups can never share one.
+//! so two groups can never share one. Later members come by [`Replica::join`]: as learners that know nothing, not even who votes,
+//! until the leader's snapshot tells them; they vote when they have caught up.
 
 mod convert;
+mod members;
 mod node;
 mod snapshot;
 mod store;
@@ -24,6 +26,24 @@ pub enum Fatal {
     /// The raft crate found its own state impossible.
     #[error("raft failed")]
     Raft(#[from] raft::Error),
+    /// It is in no configuration any more.
+    #[error(
+        "this member was removed from the cluster (log index {index}): delete its data directory; `probity cluster join` takes it in again as a new member"
+    )]
+    Removed {
+        /// Where its removal was applied, here or where it was heard of.
+        index: u64,
+    },
+    /// The leader knows entries to be on this disk that are not.
+    #[error(
+        "the disk went back in time: entries up to {acknowledged} were acknowledged from here, and the log ends at {last}; delete the data directory, then `probity cluster replace` this member"
+    )]
+    Lost {
+        /// What this member once acknowledged.
+        acknowledged: u64,
+        /// What it has.
+        last: u64,
+    },
     /// A committed entry that this version cannot read.
     #[error("log entry {index} is no command that this version knows")]
     Entry {

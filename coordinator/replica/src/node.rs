@@ -55,6 +55,20 @@ pub enum Input {
         /// The caller's own number.
         tag: u64,
     },
+    /// A change of members, at the leader: AddMember, PromoteMember or RemoveMember. Who votes changes with it, or neither does.
+    Configure {
+        /// The caller's own number.
+        tag: u64,
+        /// Which change.
+        command: Command,
+    },
+    /// Hands leadership to a voter that has caught up. The answer says that it was begun.
+    Transfer {
+        /// The caller's own number.
+        tag: u64,
+        /// To whom.
+        to: u64,
+    },
     /// Nothing can be sent to a member now.
     Unreachable(u64),
 }
@@ -130,9 +144,13 @@ pub struct Status {
     pub applied: u64,
     /// Its log's end.
     pub last: u64,
-    /// The voters.
+    /// The voters; in the middle of a change, those to be.
     pub voters: Vec<u64>,
-    /// Of each voter, when it leads.
+    /// Those who still vote until the change in hand is over; else empty.
+    pub voters_outgoing: Vec<u64>,
+    /// Members that catch up.
+    pub learners: Vec<u64>,
+    /// Of each member, when it leads.
     pub progress: BTreeMap<u64, Progress>,
 }
 
@@ -141,14 +159,14 @@ const SNAPSHOT_RETRY_TICKS: u64 = 100;
 
 /// One member.
 pub struct Replica {
-    config: Config,
+    pub(crate) config: Config,
     /// Before the group is formed there is only a store.
-    unformed: Option<Store>,
-    raft: Option<RawNode<Store>>,
-    state: State,
-    applied: u64,
+    pub(crate) unformed: Option<Store>,
+    pub(crate) raft: Option<RawNode<Store>>,
+    pub(crate) state: State,
+    pub(crate) applied: u64,
     /// Tells our proposals from those before a restart.
-    incarnation: u64,
+    pub(crate) incarnation: u64,
     ticks_since_flush: u64,
     ticks: u64,
     staging: Option<Staging>,
@@ -187,8 +205,11 @@ impl Replica {
     }
 
     /// Starts raft, once the store belongs to a group.
-    fn start(&mut self) -> Result<(), OpenError> {
+    pub(crate) fn start(&mut self) -> Result<(), OpenError> {
         let Some(store) = self.unformed.take_if(|s| !s.identity.cluster_id.is_empty()) else { return Ok(()) };
+        if !store.joining() && !store.is_member(store.identity.id) {
+            return Err(OpenError::Removed { id: store.identity.id, cluster_id: store.identity.cluster_id.clone() });
+        }
         self.applied = store.flushed;
         let config = raft::Config {
             id: store.identity.id,
@@ -262,7 +283,19 @@ impl Replica {
         let identity = self.identity();
         let Some(raft) = &self.raft else {
             let progress = BTreeMap::new();
-            return Status { identity, role: Role::Unformed, term: 0, leader: None, commit: 0, applied: 0, last: 0, voters: Vec::new(), progress };
+            return Status {
+                identity,
+                role: Role::Unformed,
+                term: 0,
+                leader: None,
+                commit: 0,
+                applied: 0,
+                last: 0,
+                voters: Vec::new(),
+                voters_outgoing: Vec::new(),
+                learners: Vec::new(),
+                progress,
+            };
         };
         let inner = &raft.raft;
         let role = match inner.state {
@@ -283,6 +316,8 @@ impl Replica {
             applied: self.applied,
             last: raft.store().last().0,
             voters: raft.store().conf_state.voters.clone(),
+            voters_outgoing: raft.store().conf_state.voters_outgoing.clone(),
+            learners: raft.store().conf_state.learners.clone(),
             progress,
             identity,
         }
@@ -310,7 +345,7 @@ impl Replica {
     fn input(&mut self, input: Input, out: &mut Outputs) -> Result<(), Fatal> {
         let incarnation = self.incarnation;
         let Some(raft) = &mut self.raft else {
-            if let Input::Propose { tag, .. } | Input::Read { tag } = input {
+            if let Input::Propose { tag, .. } | Input::Read { tag } | Input::Configure { tag, .. } | Input::Transfer { tag, .. } = input {
                 out.replies.push((tag, Reply::NotLeader { leader: None }));
             }
             return Ok(());
@@ -326,8 +361,9 @@ impl Replica {
                 if let Some(staging) = &mut self.staging {
                     staging.tick();
                 }
+                self.tend_members()?;
             }
-            Input::Peer(message) => self.peer(message, out),
+            Input::Peer(message) => self.peer(message, out)?,
             Input::Propose { tag, command } => {
                 if raft.raft.state != StateRole::Leader {
                     let leader = (raft.raft.leader_id != 0).then_some(raft.raft.leader_id);
@@ -340,19 +376,26 @@ impl Replica {
                 }
             }
             Input::Read { tag } => raft.read_index([incarnation.to_le_bytes(), tag.to_le_bytes()].concat()),
+            Input::Configure { tag, command } => self.configure(tag, command, out),
+            Input::Transfer { tag, to } => self.transfer(tag, to, out),
             Input::Unreachable(id) => raft.report_unreachable(id),
         }
         Ok(())
     }
 
-    fn peer(&mut self, message: PeerMessage, out: &mut Outputs) {
+    fn peer(&mut self, message: PeerMessage, out: &mut Outputs) -> Result<(), Fatal> {
         let identity = self.identity();
-        let Some(raft) = &mut self.raft else { return };
-        let known = raft.store().conf_state.voters.contains(&message.from);
-        if message.cluster_id != identity.cluster_id || message.to != identity.id || !known {
-            return;
+        if message.cluster_id != identity.cluster_id || message.to != identity.id {
+            return Ok(());
         }
+        if let Some(Peer::Raft(m)) = &message.message
+            && !self.accepts(message.from, m, out)?
+        {
+            return Ok(());
+        }
+        let Some(raft) = &mut self.raft else { return Ok(()) };
         match message.message.clone() {
+            Some(Peer::NotMember(told)) => return self.told_not_member(&told),
             Some(Peer::Raft(m)) if m.snapshot.is_some() => {
                 let manifest = m.snapshot.unwrap_or_default();
                 let same = self.staging.as_ref().is_some_and(|s| s.manifest == manifest);
@@ -370,7 +413,7 @@ impl Replica {
                 out.messages.push(reply);
             }
             Some(Peer::Chunk(chunk)) => {
-                let Some(staging) = &mut self.staging else { return };
+                let Some(staging) = &mut self.staging else { return Ok(()) };
                 match staging.take(chunk) {
                     Staged::Waiting => {}
                     Staged::Broken => self.staging = None,
@@ -385,6 +428,7 @@ impl Replica {
             }
             None => {}
         }
+        Ok(())
     }
 
     /// Bytes from outside never reach raft unchecked; what it does not like, it drops.
@@ -439,7 +483,9 @@ impl Replica {
 
     fn apply(&mut self, entries: Vec<eraftpb::Entry>, out: &mut Outputs) -> Result<(), Fatal> {
         for entry in entries {
-            if !entry.data.is_empty() {
+            if entry.entry_type == eraftpb::EntryType::EntryConfChangeV2 {
+                self.apply_conf_change(&entry, out)?;
+            } else if !entry.data.is_empty() {
                 let command = Command::decode(&entry.data[..]).map_err(|_| Fatal::Entry { index: entry.index })?;
                 let result = probity_core::apply(&mut self.state, entry.index, &command);
                 if let Some(tag) = self.own_tag(&entry.context) {
@@ -453,7 +499,7 @@ impl Replica {
     }
 
     /// The tag of a proposal or read of this very run.
-    fn own_tag(&self, context: &[u8]) -> Option<u64> {
+    pub(crate) fn own_tag(&self, context: &[u8]) -> Option<u64> {
         let (incarnation, tag) = context.split_first_chunk::<8>()?;
         (u64::from_le_bytes(*incarnation) == self.incarnation).then(|| tag.try_into().ok().map(u64::from_le_bytes))?
     }
@@ -486,11 +532,17 @@ impl Replica {
 
     /// Writes the state to the disk now, and cuts the log when it is long.
     pub fn flush(&mut self) -> Result<(), Fatal> {
+        let long = self.raft.as_ref().is_some_and(|r| r.store().log_len() > self.config.log_entries_max);
+        let keep_from = if long { self.applied.saturating_sub(self.config.log_entries_max / 4) + 1 } else { 0 };
+        self.flush_rows(keep_from)
+    }
+
+    /// The state to the disk; entries before `keep_from` go.
+    pub(crate) fn flush_rows(&mut self, keep_from: u64) -> Result<(), Fatal> {
         let Some(raft) = &mut self.raft else { return Ok(()) };
         self.ticks_since_flush = 0;
         let changes = self.state.take_changes();
         let store = raft.mut_store();
-        let keep_from = if store.log_len() > self.config.log_entries_max { self.applied.saturating_sub(self.config.log_entries_max / 4) + 1 } else { 0 };
         store.flush(&changes, self.applied, keep_from)?;
         let truncated_to = keep_from.saturating_sub(1);
         if store.source.as_ref().is_some_and(|s| s.manifest.index < truncated_to) {

@@ -48,7 +48,19 @@ pub enum OpenError {
     /// raft does not accept what is stored.
     #[error("raft does not accept the store")]
     Raft(#[from] raft::Error),
+    /// It saw its own removal.
+    #[error("this member, {id:x}, was removed from cluster {cluster_id}: delete its data directory; `probity cluster join` takes it in again as a new member")]
+    Removed {
+        /// The member.
+        id: u64,
+        /// The cluster that it belonged to.
+        cluster_id: String,
+    },
 }
+
+/// The first entry of every log has the index after this: a log that begins later than 0 makes new members start from a
+/// snapshot, which is where they learn who votes.
+const FORMED_AT: (u64, u64) = (1, 1);
 
 /// A group cannot be formed with this member.
 #[derive(Debug, thiserror::Error)]
@@ -205,10 +217,13 @@ impl Store {
 
     fn write_identity(&self) -> Result<(), redb::Error> {
         let record = MemberRecord { id: self.identity.id, name: self.identity.cluster_id.clone(), ..MemberRecord::default() };
-        let conf = self.conf_state.encode_to_vec();
+        let (index, term) = self.truncated;
         self.commit(|txn| {
             Self::put_meta(txn, "identity", record.encode_to_vec())?;
-            Self::put_meta(txn, "conf_state", conf)
+            Self::put_meta(txn, "hard_state", hard_state_record(&self.hard_state).encode_to_vec())?;
+            Self::put_meta(txn, "truncated", position(index, term))?;
+            Self::put_meta(txn, "flushed", position(index, term))?;
+            Self::put_meta(txn, "conf_state", self.conf_state.encode_to_vec())
         })
     }
 
@@ -219,7 +234,28 @@ impl Store {
         voters.dedup();
         self.identity.cluster_id = cluster_id.to_owned();
         self.conf_state = ConfStateRecord { voters, ..ConfStateRecord::default() };
+        self.truncated = FORMED_AT;
+        self.flushed = FORMED_AT.0;
+        self.hard_state.commit = FORMED_AT.0;
+        self.hard_state.term = FORMED_AT.1;
         self.write_identity()
+    }
+
+    /// Becomes a future member of a group that exists: the leader's snapshot brings the rest.
+    pub(crate) fn join(&mut self, cluster_id: &str) -> Result<(), redb::Error> {
+        self.identity.cluster_id = cluster_id.to_owned();
+        self.write_identity()
+    }
+
+    /// Whether an id has any part in the group.
+    pub(crate) fn is_member(&self, id: u64) -> bool {
+        let c = &self.conf_state;
+        [&c.voters, &c.learners, &c.voters_outgoing, &c.learners_next].iter().any(|ids| ids.contains(&id))
+    }
+
+    /// In the group to be, and nothing heard of it yet.
+    pub(crate) fn joining(&self) -> bool {
+        self.conf_state.voters.is_empty()
     }
 
     /// One Ready's entries and hard state, in one transaction.
@@ -240,8 +276,7 @@ impl Store {
                 }
             }
             if let Some(hs) = hard_state {
-                let record = HardStateRecord { term: hs.term, vote: hs.vote, commit: hs.commit };
-                Self::put_meta(txn, "hard_state", record.encode_to_vec())?;
+                Self::put_meta(txn, "hard_state", hard_state_record(hs).encode_to_vec())?;
             }
             Ok(())
         })?;
@@ -260,16 +295,18 @@ impl Store {
         self.hard_state.commit = commit;
     }
 
-    /// Writes the changed rows with the index they are of; drops the log before `keep_from`.
+    /// Writes the changed rows with the index they are of, and who belongs to the group as of it; drops the log before `keep_from`.
     pub(crate) fn flush(&mut self, changes: &[Change], applied: u64, keep_from: u64) -> Result<(), redb::Error> {
         let term = self.term_of(applied).unwrap_or(0);
         let cut = keep_from.saturating_sub(1).min(applied);
         let cut_term = self.term_of(cut);
-        let hard_state = HardStateRecord { term: self.hard_state.term, vote: self.hard_state.vote, commit: self.hard_state.commit };
+        let hard_state = hard_state_record(&self.hard_state);
+        let conf_state = self.conf_state.encode_to_vec();
         let (begin, truncate) = (self.truncated.0 + 1, cut > self.truncated.0);
         self.commit(|txn| {
             write_rows(txn, changes)?;
             Self::put_meta(txn, "hard_state", hard_state.encode_to_vec())?;
+            Self::put_meta(txn, "conf_state", conf_state)?;
             Self::put_meta(txn, "flushed", position(applied, term))?;
             if let (true, Some(cut_term)) = (truncate, cut_term) {
                 let mut log = txn.open_table(LOG).map_err(error)?;
@@ -334,6 +371,10 @@ impl Store {
     }
 }
 
+fn hard_state_record(hs: &eraftpb::HardState) -> HardStateRecord {
+    HardStateRecord { term: hs.term, vote: hs.vote, commit: hs.commit }
+}
+
 fn position(index: u64, term: u64) -> Vec<u8> {
     RaftEntry { index, term, ..RaftEntry::default() }.encode_to_vec()
 }
@@ -390,6 +431,7 @@ impl raft::Storage for Store {
 
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
         match &self.source {
+            // After a change of members there is no source: a new one must be in the snapshot that it starts from.
             Some(source) if source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => Ok(convert::to_snapshot(&source.manifest)),
             _ => {
                 self.snapshot_wanted.set(true);
