@@ -19,19 +19,29 @@ pub(crate) struct Api {
     pub(crate) operator: Operator,
     pub(crate) namespace: String,
     servers: String,
+    stale: bool,
 }
 
 impl Api {
     pub(crate) fn new(global: &Global) -> Self {
         let tls = global.tls_dir.as_ref().map(TlsFiles::new);
-        Api { operator: Operator::new(global.server.clone(), tls, PATIENCE), namespace: global.namespace.clone(), servers: global.server.join(", ") }
+        Api {
+            operator: Operator::new(global.server.clone(), tls, PATIENCE),
+            namespace: global.namespace.clone(),
+            servers: global.server.join(", "),
+            stale: global.stale,
+        }
     }
 
     /// Reads a path of the read API.
     pub(crate) async fn read(&mut self, path: &str) -> Result<Value, Fail> {
-        let request = ReadRequest { path: path.to_owned(), stale: false };
+        let request = ReadRequest { path: path.to_owned(), stale: self.stale };
         let reply = self.operator.call(async |mut c| c.read(request.clone()).await).await;
-        parse(reply.map_err(|s| self.fail(&s))?)
+        let value = parse(reply.map_err(|s| self.fail(&s))?)?;
+        if self.stale {
+            eprintln!("{}", staleness(&value["asOf"]));
+        }
+        Ok(value)
     }
 
     /// The same, again whenever it changed.
@@ -56,6 +66,13 @@ impl Api {
         };
         Fail::new(code, message)
     }
+}
+
+/// How old a reading may be, for a person.
+fn staleness(as_of: &Value) -> String {
+    let member = as_of["member"].as_str().unwrap_or("?");
+    let seconds = as_of["ageSeconds"].as_f64().unwrap_or_default();
+    format!("stale: what {member} knew {seconds:.1} s ago, at index {}; it may lack what was committed since", as_of["index"])
 }
 
 /// The innermost cause: "Connection refused", not "transport error".

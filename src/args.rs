@@ -31,6 +31,9 @@ pub(crate) struct Global {
     /// Namespace
     #[arg(short, long, global = true, env = "PROBITY_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
     pub(crate) namespace: String,
+    /// Read what one coordinator knows without asking a quorum; says on standard error how old that may be
+    #[arg(long, global = true)]
+    pub(crate) stale: bool,
     /// Output format
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
@@ -325,6 +328,44 @@ pub(crate) enum ClusterCommand {
     /// Form the cluster from a coordinator's initialMembers; once
     #[command(after_help = "Example:\n  probity cluster init --server 127.0.0.1:7601 --tls-dir ./tls/admin")]
     Init,
+    /// Take in a coordinator that runs with an empty data directory: as a learner, then as a voter when it has caught up
+    #[command(
+        after_help = "Example:\n  probity coordinator --config c4.yaml         on its host; no initialMembers, an empty dataDir\n  probity cluster join c4.example.com:7601"
+    )]
+    Join {
+        /// gRPC address of the new member, host:port
+        address: String,
+        /// Return as soon as it is a learner
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Put a new coordinator in the place of a lost one, in one step
+    #[command(
+        after_help = "Example:\n  probity cluster replace c2 c2.example.com:7601     c2 lost its disk, and runs with an empty one\n  probity cluster replace c2 c4.example.com:7601     c2 is gone, c4 takes its place"
+    )]
+    Replace {
+        /// Name (or id) of the lost member
+        member: String,
+        /// gRPC address of the new one, host:port
+        address: String,
+        /// Return as soon as it is a learner
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove a member; the leader hands over first
+    #[command(after_help = "Example:\n  probity cluster remove c4")]
+    Remove {
+        /// Name (or id) of the member
+        member: String,
+    },
+    /// Hand leadership to a voter that has caught up
+    #[command(after_help = "Examples:\n  probity cluster transfer        to the one that is furthest\n  probity cluster transfer c2")]
+    Transfer {
+        /// Name (or id) of the member
+        member: Option<String>,
+    },
+    /// The members, their roles and how far each is behind; exit 1 when one lags or does not answer
+    Status,
 }
 
 #[derive(Debug, Subcommand)]

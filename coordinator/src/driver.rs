@@ -48,6 +48,7 @@ impl Driver {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tick_proposed = false;
         let mut current_at = Instant::now();
+        self.learn_addresses();
         loop {
             let mut batch: VecDeque<Request> = VecDeque::new();
             let mut inputs = Vec::new();
@@ -93,6 +94,17 @@ impl Driver {
                     Request::Unreachable(id) => inputs.push(Input::Unreachable(id)),
                     Request::Query(query) => queries.push(query),
                     Request::Form(cluster_id, voters, reply) => drop(reply.send(self.replica.form(&cluster_id, &voters))),
+                    Request::Join(cluster_id, reply) => drop(reply.send(self.replica.join(&cluster_id))),
+                    Request::Configure(command, reply) => {
+                        waiting.insert(next_tag, Waiter::Caller(reply));
+                        inputs.push(Input::Configure { tag: next_tag, command: self.stamped(*command) });
+                        next_tag += 1;
+                    }
+                    Request::Transfer(to, reply) => {
+                        waiting.insert(next_tag, Waiter::Caller(reply));
+                        inputs.push(Input::Transfer { tag: next_tag, to });
+                        next_tag += 1;
+                    }
                     Request::Campaign => self.replica.campaign()?,
                 }
             }
@@ -121,11 +133,24 @@ impl Driver {
         }
     }
 
-    /// A command, stamped.
-    fn proposal(&self, tag: u64, mut command: Command) -> Input {
+    fn proposal(&self, tag: u64, command: Command) -> Input {
+        Input::Propose { tag, command: self.stamped(command) }
+    }
+
+    fn stamped(&self, mut command: Command) -> Command {
         command.version = command.version.clamp(1, COMMAND_VERSION);
         command.time_us = self.node.now_us();
-        Input::Propose { tag, command }
+        command
+    }
+
+    /// Where the members are, as the state says. Who was removed keeps its queue: it may still have to be told.
+    fn learn_addresses(&mut self) {
+        for member in self.replica.state().members.iter() {
+            if self.address_of.get(&member.id) != Some(&member.address) {
+                self.address_of.insert(member.id, member.address.clone());
+                self.peers.set_address(member.id, &member.address);
+            }
+        }
     }
 
     /// Something in the state waits for time to pass.
@@ -139,12 +164,7 @@ impl Driver {
             if status.role != Role::Leader {
                 self.node.shared.clock.follow(self.replica.state().now());
             }
-            for member in self.replica.state().members.iter() {
-                if self.address_of.get(&member.id) != Some(&member.address) {
-                    self.address_of.insert(member.id, member.address.clone());
-                    self.peers.set_address(member.id, &member.address);
-                }
-            }
+            self.learn_addresses();
             let revision = self.replica.state().meta().desired_revision;
             if revision != self.woken_for {
                 self.node.shared.fleet.wake(&desired::touched_since(self.replica.state(), self.woken_for));

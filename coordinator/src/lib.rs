@@ -8,6 +8,7 @@ mod fleet;
 mod heartbeat;
 mod http;
 mod leader;
+mod membership;
 mod metrics;
 pub mod node;
 mod operator;

@@ -1,8 +1,8 @@
 //! The handle on a member: propose, look, wait. Everything goes through one bounded channel to the owner of the replica.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use probity_core::State;
@@ -58,6 +58,9 @@ pub(crate) enum Request {
     Peer(Box<PeerMessage>),
     Unreachable(u64),
     Form(String, Vec<u64>, oneshot::Sender<Result<(), FormError>>),
+    Join(String, oneshot::Sender<Result<(), FormError>>),
+    Configure(Box<Command>, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Transfer(u64, oneshot::Sender<Result<CommandResult, ProposeError>>),
     Campaign,
 }
 
@@ -79,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) fleet: FleetMemory,
     /// A halt that is not committed yet.
     pub(crate) halt_latch: AtomicBool,
+    /// Why this member has no place in the cluster that it was started for.
+    pub(crate) stranger: Mutex<Option<String>>,
 }
 
 /// The handle.
@@ -93,8 +98,22 @@ pub struct Node {
 impl Node {
     /// Proposes a command, and waits until it is committed and applied here. Safe to repeat with the same request id.
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
+        self.outcome(|tx| Request::Propose(Box::new(command), tx)).await
+    }
+
+    /// The same for a change of members.
+    pub(crate) async fn configure(&self, command: Command) -> Result<Applied, ProposeError> {
+        self.outcome(|tx| Request::Configure(Box::new(command), tx)).await
+    }
+
+    /// Begins to hand leadership to another voter.
+    pub(crate) async fn transfer(&self, to: u64) -> Result<Applied, ProposeError> {
+        self.outcome(|tx| Request::Transfer(to, tx)).await
+    }
+
+    async fn outcome(&self, request: impl FnOnce(oneshot::Sender<Result<CommandResult, ProposeError>>) -> Request) -> Result<Applied, ProposeError> {
         let (tx, rx) = oneshot::channel();
-        self.requests.send(Request::Propose(Box::new(command), tx)).await.map_err(|_| ProposeError::Stopping)?;
+        self.requests.send(request(tx)).await.map_err(|_| ProposeError::Stopping)?;
         let result = match tokio::time::timeout(PROPOSE_TIMEOUT, rx).await {
             Ok(Ok(result)) => result?,
             Ok(Err(_)) => return Err(ProposeError::Stopping),
@@ -170,5 +189,22 @@ impl Node {
         let (tx, rx) = oneshot::channel();
         self.requests.send(Request::Form(cluster_id, voters, tx)).await.map_err(|_| ProposeError::Stopping)?;
         rx.await.map_err(|_| ProposeError::Stopping)
+    }
+
+    pub(crate) async fn join(&self, cluster_id: String) -> Result<Result<(), FormError>, ProposeError> {
+        let (tx, rx) = oneshot::channel();
+        self.requests.send(Request::Join(cluster_id, tx)).await.map_err(|_| ProposeError::Stopping)?;
+        rx.await.map_err(|_| ProposeError::Stopping)
+    }
+
+    /// Why this member has no place in its cluster, if so.
+    pub(crate) fn stranger(&self) -> Option<String> {
+        self.shared.stranger.lock().ok().and_then(|text| text.clone())
+    }
+
+    pub(crate) fn set_stranger(&self, text: Option<String>) {
+        if let Ok(mut stranger) = self.shared.stranger.lock() {
+            *stranger = text;
+        }
     }
 }

@@ -65,7 +65,18 @@ impl OperatorService {
         }
     }
 
-    fn command<T>(&self, request: &Request<T>, actor: String, request_id: &str, op: Op) -> Command {
+    /// Who asks, if they may change the cluster itself.
+    pub(crate) fn allow_admin<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        if self.config.tls.is_none() {
+            return Ok("local".to_owned());
+        }
+        match PeerIdentity::of_request(request) {
+            Some(PeerIdentity { role: Role::Admin, name }) => Ok(name),
+            _ => Err(Status::permission_denied("an admin's certificate is wanted")),
+        }
+    }
+
+    pub(crate) fn command<T>(&self, request: &Request<T>, actor: String, request_id: &str, op: Op) -> Command {
         let origin = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
         Command { request_id: request_id.to_owned(), actor, origin, op: Some(op), ..Command::default() }
     }
@@ -75,7 +86,7 @@ impl OperatorService {
         if self.node.leadership.borrow().leading { Ok(()) } else { Err(Refusal::NotLeader(None).status()) }
     }
 
-    async fn must_lead_or_hint(&self) -> Result<(), Status> {
+    pub(crate) async fn must_lead_or_hint(&self) -> Result<(), Status> {
         if self.must_lead().is_ok() {
             return Ok(());
         }
@@ -88,7 +99,7 @@ impl OperatorService {
             .await
             .map_err(status)?;
         if !formed {
-            return Err(Refusal::NotInitialized.status());
+            return Err(self.node.stranger().map_or_else(|| Refusal::NotInitialized.status(), Status::failed_precondition));
         }
         let own = self.own.address.clone();
         Err(Refusal::NotLeader(address.filter(|a| *a != own)).status())
@@ -373,13 +384,23 @@ impl Operator for OperatorService {
     }
 
     async fn init_cluster(&self, request: Request<InitClusterRequest>) -> Result<Response<InitClusterReply>, Status> {
-        if self.config.tls.is_some() {
-            match PeerIdentity::of_request(&request) {
-                Some(PeerIdentity { role: Role::Admin, .. }) => {}
-                _ => return Err(Status::permission_denied("an admin's certificate is wanted")),
-            }
+        self.allow_admin(&request)?;
+        if let Some(text) = self.node.stranger() {
+            return Err(Status::failed_precondition(text));
         }
         self.form_cluster().await.map(Response::new)
+    }
+
+    async fn join_member(&self, request: Request<JoinMemberRequest>) -> Result<Response<MembershipReply>, Status> {
+        self.add(request).await.map(Response::new)
+    }
+
+    async fn remove_member(&self, request: Request<RemoveMemberRequest>) -> Result<Response<MembershipReply>, Status> {
+        self.remove(request).await.map(Response::new)
+    }
+
+    async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Result<Response<TransferLeaderReply>, Status> {
+        self.transfer(request).await.map(Response::new)
     }
 }
 
@@ -414,7 +435,7 @@ impl OperatorService {
         let mut problems = Vec::new();
         let own_cluster = self.node.query(|_, live| live.status.identity.cluster_id.clone()).await.map_err(status)?;
         for (name, address) in self.config.initial_members.iter().filter(|(name, _)| **name != self.config.name) {
-            match identify(address, self.config.tls.as_ref()).await {
+            match identify(address, self.config.tls.as_ref(), Some(&self.own)).await {
                 Ok(reply) if reply.name != *name => problems.push(format!("{address} is member {:?}, not {name:?}", reply.name)),
                 Ok(reply) if reply.initialized && reply.cluster_id != own_cluster => {
                     problems.push(format!("{name} belongs to cluster {} already", reply.cluster_id))

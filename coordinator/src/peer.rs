@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use probity_core::{COMMAND_VERSION, State};
 use probity_proto::v1::{MemberRecord, PeerMessage};
 use probity_rpc::MESSAGE_BYTES_MAX;
 use probity_rpc::client::channel;
@@ -17,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request as Rpc, Response, Status, Streaming};
 
-use crate::node::{Node, Request};
+use crate::membership;
+use crate::node::{Live, Node, Request};
 
 /// Messages to one member that wait for its stream.
 const QUEUE: usize = 4_096;
@@ -81,10 +83,13 @@ impl Peers {
 
 async fn deliver(id: u64, address: watch::Receiver<String>, mut queue: mpsc::Receiver<PeerMessage>, tls: Option<TlsFiles>, requests: mpsc::Sender<Request>) {
     loop {
+        // Who is never spoken to (a member that was removed) is not dialled either.
+        let Some(first) = queue.recv().await else { return };
         let to = address.borrow().clone();
         if let Ok(channel) = channel(&to, tls.as_ref()) {
             let mut client = PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX);
             let (tx, rx) = mpsc::channel(IN_STREAM);
+            let _ = tx.try_send(first);
             let call = client.deliver(ReceiverStream::new(rx));
             tokio::pin!(call);
             loop {
@@ -115,6 +120,7 @@ pub(crate) struct PeerService {
     pub(crate) node: Node,
     pub(crate) peers: Peers,
     pub(crate) own: MemberRecord,
+    pub(crate) cluster_name: String,
     pub(crate) secure: bool,
 }
 
@@ -147,12 +153,20 @@ impl Peer for PeerService {
 
     async fn identify(&self, request: Rpc<IdentifyRequest>) -> Result<Response<IdentifyReply>, Status> {
         self.check(&request, true)?;
-        let cluster_id = self.node.query(|_, live| live.status.identity.cluster_id.clone()).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let asker = request.into_inner();
+        let look = move |state: &State, live: &Live<'_>| {
+            let holder = probity_core::members::by_name(state, &asker.name).filter(|m| asker.id != 0 && m.id != asker.id).cloned();
+            (live.status.identity.cluster_id.clone(), live.status.voters.is_empty(), holder)
+        };
+        let (cluster_id, no_voters, holder_of_name) = self.node.query(look).await.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(IdentifyReply {
             id: self.own.id,
             name: self.own.name.clone(),
             initialized: !cluster_id.is_empty(),
+            joining: !cluster_id.is_empty() && no_voters,
             cluster_id,
+            cluster_name: self.cluster_name.clone(),
+            holder_of_name,
             address: self.own.address.clone(),
             http_address: self.own.http_address.clone(),
             max_command_version: self.own.max_command_version,
@@ -174,16 +188,51 @@ impl Peer for PeerService {
         }
         Ok(Response::new(FormReply {}))
     }
+
+    async fn join(&self, request: Rpc<JoinRequest>) -> Result<Response<JoinReply>, Status> {
+        self.check(&request, false)?;
+        let request = request.into_inner();
+        if request.id != self.own.id {
+            return Err(Status::failed_precondition(format!("{:x} is meant, and this is {:x}: its data directory is another one", request.id, self.own.id)));
+        }
+        if request.version > COMMAND_VERSION {
+            let text = format!("the cluster runs command version {}, this build understands {COMMAND_VERSION}: upgrade it first", request.version);
+            return Err(Status::failed_precondition(text));
+        }
+        self.node.join(request.cluster_id).await.map_err(|e| Status::unavailable(e.to_string()))?.map_err(|e| Status::failed_precondition(e.to_string()))?;
+        self.node.set_stranger(None);
+        for member in &request.members {
+            self.peers.set_address(member.id, &member.address);
+        }
+        Ok(Response::new(JoinReply {}))
+    }
+
+    async fn announce(&self, request: Rpc<AnnounceRequest>) -> Result<Response<AnnounceReply>, Status> {
+        self.check(&request, false)?;
+        let caller = PeerIdentity::of_request(&request).map(|p| p.name);
+        let Some(member) = request.into_inner().member else { return Err(Status::invalid_argument("no member is named")) };
+        if self.secure && caller.as_deref() != Some(member.name.as_str()) {
+            return Err(Status::permission_denied(format!("the certificate is not of {:?}", member.name)));
+        }
+        membership::put_record(&self.node, member).await.map_err(crate::operator::status)?;
+        Ok(Response::new(AnnounceReply {}))
+    }
 }
 
-/// Finds the other first members: a restarted one may hear of them before its state tells it where they are.
-pub(crate) async fn find_members(addresses: Vec<String>, tls: Option<TlsFiles>, peers: Peers, stop: CancellationToken) {
+/// Finds the other first members: a restarted one may hear of them before its state tells it where they are. A member without
+/// a group learns there whether its name belongs to another one: then its data directory was lost, and it has to be replaced.
+pub(crate) async fn find_members(addresses: Vec<String>, tls: Option<TlsFiles>, node: Node, peers: Peers, own: MemberRecord, stop: CancellationToken) {
     let mut missing = addresses;
     while !missing.is_empty() {
         let mut still = Vec::new();
         for address in missing {
-            match identify(&address, tls.as_ref()).await {
-                Ok(reply) => peers.set_address(reply.id, &address),
+            match identify(&address, tls.as_ref(), Some(&own)).await {
+                Ok(reply) => {
+                    peers.set_address(reply.id, &address);
+                    if let Some(holder) = reply.holder_of_name {
+                        membership::note_stranger(&node, &own, &reply.cluster_id, &holder).await;
+                    }
+                }
                 Err(_) => still.push(address),
             }
         }
@@ -196,10 +245,10 @@ pub(crate) async fn find_members(addresses: Vec<String>, tls: Option<TlsFiles>, 
 }
 
 /// Who is at an address.
-pub(crate) async fn identify(address: &str, tls: Option<&TlsFiles>) -> Result<IdentifyReply, String> {
+pub(crate) async fn identify(address: &str, tls: Option<&TlsFiles>, asker: Option<&MemberRecord>) -> Result<IdentifyReply, String> {
     let channel = channel(address, tls).map_err(|e| e.to_string())?;
     let mut client = PeerClient::new(channel);
-    let call = client.identify(IdentifyRequest {});
+    let call = client.identify(asker.map(|m| IdentifyRequest { id: m.id, name: m.name.clone() }).unwrap_or_default());
     match tokio::time::timeout(Duration::from_secs(3), call).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => Err(format!("{address}: {}", status.message())),

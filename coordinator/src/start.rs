@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use probity_core::COMMAND_VERSION;
-use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{Config, Fatal, OpenError, Replica};
 use probity_rpc::MESSAGE_BYTES_MAX;
@@ -35,7 +34,7 @@ use crate::node::{Leadership, Node, ProposeError, REQUESTS, Shared};
 use crate::operator::OperatorService;
 use crate::peer::{PeerService, Peers, find_members};
 use crate::telemetry::GameDayTraces;
-use crate::{heartbeat, http, leader};
+use crate::{heartbeat, http, leader, membership};
 
 /// A coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +162,8 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let (requests_tx, requests) = mpsc::channel(REQUESTS);
     let (applied, applied_rx) = watch::channel(0);
     let (leadership, leadership_rx) = watch::channel(Leadership::default());
-    let shared = Arc::new(Shared { clock: ClusterClock::new(), fleet: FleetMemory::default(), halt_latch: AtomicBool::new(false) });
+    let shared =
+        Arc::new(Shared { clock: ClusterClock::new(), fleet: FleetMemory::default(), halt_latch: AtomicBool::new(false), stranger: Default::default() });
     let node = Node { requests: requests_tx.clone(), applied: applied_rx, leadership: leadership_rx, shared };
     let tasks = TaskTracker::new();
     let peers = Peers::new(identity.id, config.tls.clone(), requests_tx, tasks.clone(), stop.clone());
@@ -183,8 +183,9 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         tasks.spawn(heartbeat::run(node.clone(), heartbeat, config.secrets_dir.clone(), stop.clone()));
     }
     let others = config.initial_members.iter().filter(|(name, _)| **name != config.name).map(|(_, a)| a.clone()).collect();
-    tasks.spawn(find_members(others, config.tls.clone(), peers.clone(), stop.clone()));
-    tasks.spawn(keep_own_record(node.clone(), own.clone(), stop.clone()));
+    tasks.spawn(find_members(others, config.tls.clone(), node.clone(), peers.clone(), own.clone(), stop.clone()));
+    tasks.spawn(membership::keep_own_record(node.clone(), own.clone(), config.tls.clone(), stop.clone()));
+    tasks.spawn(membership::invite(node.clone(), config.tls.clone(), stop.clone()));
     let secure = config.tls.is_some();
     let fleet = FleetService {
         node: node.clone(),
@@ -195,7 +196,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         tasks: tasks.clone(),
         stop: stop.clone(),
     };
-    let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), secure };
+    let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), cluster_name: config.cluster.clone(), secure };
     let operator = OperatorService { node: node.clone(), config: config.clone(), own: own.clone(), peers: peers.clone(), stop: stop.clone() };
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
@@ -267,25 +268,6 @@ pub(crate) async fn propose_patiently(node: &Node, command: Command) -> Result<A
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             other => return other,
-        }
-    }
-}
-
-/// A leader whose addresses or version changed says so.
-async fn keep_own_record(node: Node, own: MemberRecord, stop: CancellationToken) {
-    let mut leadership = node.leadership();
-    loop {
-        if leadership.borrow_and_update().leading {
-            let key = probity_core::number_key(own.id);
-            let mine = own.clone();
-            let stale = node.query(move |state, _| state.members.get(&key).is_some_and(|m| *m != mine)).await.unwrap_or(false);
-            if stale {
-                let _ = node.propose(Node::command(Op::PutMember(PutMember { member: Some(own.clone()) }))).await;
-            }
-        }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            end = leadership.changed() => if end.is_err() { return },
         }
     }
 }

@@ -1,16 +1,33 @@
-//! `cluster init`.
+//! `cluster`: forming it, and its members.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use probity_rpc::v1::InitClusterRequest;
-use serde_json::json;
+use probity_rpc::v1::{InitClusterRequest, JoinMemberRequest, MembershipReply, RemoveMemberRequest, TransferLeaderRequest};
+use serde_json::{Value, json};
 
-use crate::Outcome;
 use crate::api::{Api, request_id};
-use crate::args::Format;
-use crate::output::print_json;
+use crate::args::{ClusterCommand, Format};
+use crate::output::{Table, cell, print_json, print_lines, print_yaml};
+use crate::{Fail, Outcome, exit};
 
-pub(super) async fn init(api: &mut Api, format: Format) -> Outcome {
+/// How long a new member may take to catch up before the command says that it is still on its way.
+const CATCH_UP: Duration = Duration::from_secs(300);
+/// A member that lacks more entries than this lags.
+const LAG_ENTRIES: u64 = 1_000;
+
+pub(super) async fn run(api: &mut Api, command: ClusterCommand, format: Format) -> Outcome {
+    match command {
+        ClusterCommand::Init => init(api, format).await,
+        ClusterCommand::Join { address, no_wait } => add(api, address, String::new(), no_wait, format).await,
+        ClusterCommand::Replace { member, address, no_wait } => add(api, address, member, no_wait, format).await,
+        ClusterCommand::Remove { member } => remove(api, member, format).await,
+        ClusterCommand::Transfer { member } => transfer(api, member.unwrap_or_default(), format).await,
+        ClusterCommand::Status => status(api, format).await,
+    }
+}
+
+async fn init(api: &mut Api, format: Format) -> Outcome {
     let request = InitClusterRequest { request_id: request_id() };
     let reply = api.operator.call(async |mut c| c.init_cluster(request.clone()).await).await.map_err(|s| api.fail(&s))?;
     if format == Format::Json {
@@ -21,4 +38,98 @@ pub(super) async fn init(api: &mut Api, format: Format) -> Outcome {
         println!("cluster {} formed of {}", reply.cluster_id, names.join(", "));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What became of a change of members, for people or programs.
+fn print_change(done: &str, reply: &MembershipReply, format: Format) {
+    let member = reply.member.clone().unwrap_or_default();
+    if format == Format::Json {
+        let id = format!("{:x}", member.id);
+        print_json(&json!({"member": {"id": id, "name": member.name, "address": member.address}, "done": done, "voters": reply.voters, "notes": reply.notes}));
+        return;
+    }
+    println!("{} {done}; {} voters", member.name, reply.voters);
+    reply.notes.iter().for_each(|note| println!("note: {note}"));
+}
+
+async fn add(api: &mut Api, address: String, replaces: String, no_wait: bool, format: Format) -> Outcome {
+    let request = JoinMemberRequest { request_id: request_id(), address, replaces };
+    let reply = api.operator.call(async |mut c| c.join_member(request.clone()).await).await.map_err(|s| api.fail(&s))?;
+    let member = reply.member.clone().unwrap_or_default();
+    if no_wait {
+        print_change("is a learner, and votes when it has caught up", &reply, format);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if format != Format::Json {
+        println!("{} is a learner; it votes when it has caught up", member.name);
+    }
+    let deadline = Instant::now() + CATCH_UP;
+    let mut last_lag = None;
+    while Instant::now() < deadline {
+        // An election in between is no reason to give up.
+        let members = api.read("/api/v1/members").await.unwrap_or_default();
+        let id = format!("{:x}", member.id);
+        let settled = items(&members).all(|m| m["status"]["leaving"] != true);
+        let found = items(&members).find(|m| m["status"]["id"] == id.as_str());
+        if settled && found.is_some_and(|m| m["status"]["votes"] == true) {
+            print_change("votes", &reply, format);
+            return Ok(ExitCode::SUCCESS);
+        }
+        let lag = found.and_then(|m| m["status"]["lagEntries"].as_u64());
+        if lag != last_lag && format != Format::Json {
+            println!("  lacks {} log entries", lag.map_or_else(|| "?".to_owned(), |l| l.to_string()));
+            last_lag = lag;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    Err(Fail::new(exit::NO, format!("{} has not caught up within {} s; it goes on by itself (`probity cluster status`)", member.name, CATCH_UP.as_secs())))
+}
+
+async fn remove(api: &mut Api, member: String, format: Format) -> Outcome {
+    let request = RemoveMemberRequest { request_id: request_id(), member };
+    let reply = api.operator.call(async |mut c| c.remove_member(request.clone()).await).await.map_err(|s| api.fail(&s))?;
+    print_change("is removed: it ends by itself, and its data directory is of no more use", &reply, format);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn transfer(api: &mut Api, member: String, format: Format) -> Outcome {
+    let request = TransferLeaderRequest { member };
+    let reply = api.operator.call(async |mut c| c.transfer_leader(request.clone()).await).await.map_err(|s| api.fail(&s))?;
+    if format == Format::Json {
+        print_json(&json!({"leader": reply.leader}));
+    } else {
+        println!("{} leads", reply.leader);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list["items"].as_array().into_iter().flatten()
+}
+
+async fn status(api: &mut Api, format: Format) -> Outcome {
+    let members = api.read("/api/v1/members").await?;
+    match format {
+        Format::Json => print_json(&members),
+        Format::Yaml => print_yaml(&members),
+        _ => print_lines(&lines(&members)),
+    }
+    let well = |m: &Value| m["status"]["reachable"] == true && m["status"]["lagEntries"].as_u64() < Some(LAG_ENTRIES) && m["status"]["role"] != "unknown";
+    Ok(if items(&members).all(well) { ExitCode::SUCCESS } else { ExitCode::from(exit::NO) })
+}
+
+fn lines(members: &Value) -> Vec<String> {
+    let mut table = Table::new(&["MEMBER", "ID", "ADDRESS", "ROLE", "LAG", "ANSWERS", "VERSION", "NOTE"]);
+    for member in items(members) {
+        let s = &member["status"];
+        let note = match (s["leaving"] == true, s["replaces"].as_str()) {
+            (true, _) => "leaves".to_owned(),
+            (_, Some(id)) => format!("will replace {id}"),
+            _ => String::new(),
+        };
+        let answers = if s["reachable"] == true { "yes" } else { "no" }.to_owned();
+        let [id, address, role, lag, version] = ["id", "address", "role", "lagEntries", "version"].map(|path| cell(s, path));
+        table.row([cell(member, "metadata.name"), id, address, role, lag, answers, version, note]);
+    }
+    table.lines()
 }

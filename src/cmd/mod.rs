@@ -22,7 +22,7 @@ use clap::CommandFactory;
 
 use crate::Outcome;
 use crate::api::Api;
-use crate::args::{AlertCommand, CaCommand, Cli, ClusterCommand, Command, GameDayCommand, SloCommand};
+use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, SloCommand};
 
 /// Runs the subcommand.
 pub(crate) async fn run(cli: Cli) -> Outcome {
@@ -56,7 +56,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
             GameDayCommand::Abort { name, reason } => gameday::abort(&mut api, &name, reason).await,
         },
         Command::Halt(args) => halt::run(&mut api, args, format).await,
-        Command::Cluster(ClusterCommand::Init) => cluster::init(&mut api, format).await,
+        Command::Cluster(command) => cluster::run(&mut api, command, format).await,
         Command::Ca(CaCommand::Init(args)) => ca::init(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "probity", &mut std::io::stdout());

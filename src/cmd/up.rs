@@ -133,7 +133,8 @@ impl System {
             let config = self.prober_config(zone, http, proxies)?;
             self.probers.spawn(probity_prober::run(config, self.stop.clone()));
         }
-        let mut api = Api::new(&Global { server: vec![self.grpc.to_string()], tls_dir: None, namespace: "default".to_owned(), output: Format::Table });
+        let mut api =
+            Api::new(&Global { server: vec![self.grpc.to_string()], tls_dir: None, namespace: "default".to_owned(), stale: false, output: Format::Table });
         if !files.is_empty() {
             self.or_stopped(apply_files(&mut api, std::mem::take(files))).await?;
         }

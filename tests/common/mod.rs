@@ -80,6 +80,11 @@ impl Server {
         self.child.wait().expect("it ended");
     }
 
+    /// Its exit code, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<i32> {
+        self.child.try_wait().expect("its state").map(|status| status.code().unwrap_or(-1))
+    }
+
     /// Asks it to end, and waits; its exit code.
     pub fn stop(&mut self) -> i32 {
         self.signal(Signal::SIGTERM);

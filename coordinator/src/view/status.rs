@@ -50,14 +50,18 @@ pub(super) fn member(live: &Live<'_>, m: &MemberRecord) -> Value {
     let progress = status.progress.get(&m.id);
     let role = match status.leader {
         Some(id) if id == m.id => "leader",
-        _ if !status.voters.contains(&m.id) => "unknown",
-        Some(_) => "follower",
-        None => "unknown",
+        _ if status.learners.contains(&m.id) => "learner",
+        Some(_) if status.voters.contains(&m.id) => "follower",
+        _ => "unknown",
     };
     json!({
         "id": format!("{:x}", m.id), "name": m.name, "address": m.address, "httpAddress": m.http_address, "version": m.software_version,
         "role": role,
         "matchIndex": progress.map(|p| p.matched),
+        "votes": status.voters.contains(&m.id) || status.voters_outgoing.contains(&m.id),
+        "leaving": status.voters_outgoing.contains(&m.id) && !status.voters.contains(&m.id),
+        "replaces": (m.replaces != 0).then(|| format!("{:x}", m.replaces)),
+        "commandVersion": m.max_command_version,
         "lagEntries": progress.map(|p| status.last.saturating_sub(p.matched)),
         "reachable": progress.map(|p| p.recent),
     })

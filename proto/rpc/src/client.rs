@@ -105,7 +105,7 @@ impl Operator {
             let again = match refusal {
                 Some(Refusal::NotInitialized) => false,
                 Some(_) => true,
-                None => status.code() == Code::Unavailable,
+                None => status.code() == Code::Unavailable || broken(&status),
             };
             if !again || Instant::now() >= deadline {
                 return Err(status);
@@ -119,6 +119,12 @@ impl Operator {
             }
         }
     }
+}
+
+/// Whether the connection broke under a call: what a server says itself has no cause on our side. The outcome is unknown then, and
+/// the same request id makes a second try safe.
+fn broken(status: &Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled) && std::error::Error::source(status).is_some()
 }
 
 /// An error with its causes, on one line.
@@ -136,6 +142,14 @@ fn describe(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_broken_connection_is_tried_again() {
+        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(broken(&Status::from_error(Box::new(reset))));
+        assert!(!broken(&Status::internal("a bug")));
+        assert!(!broken(&Status::unknown("no idea")));
+    }
 
     #[tokio::test]
     async fn plain_text_stays_on_this_host() {
