@@ -33,6 +33,11 @@ impl Api {
         }
     }
 
+    /// Whether any member's knowledge will do.
+    pub(crate) fn stale(&self) -> bool {
+        self.stale
+    }
+
     /// Reads a path of the read API.
     pub(crate) async fn read(&mut self, path: &str) -> Result<Value, Fail> {
         let request = ReadRequest { path: path.to_owned(), stale: self.stale };

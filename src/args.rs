@@ -364,6 +364,22 @@ pub(crate) enum ClusterCommand {
         /// Name (or id) of the member
         member: Option<String>,
     },
+    /// Write everything that is committed, as of one moment, to a file; the cluster works on meanwhile
+    #[command(after_help = "Example:\n  probity cluster backup probity-$(date +%F).backup")]
+    Backup {
+        /// The file; it must not exist
+        file: PathBuf,
+    },
+    /// Make a new cluster from a backup, on this host: fills the empty data directory of a configuration
+    #[command(
+        after_help = "Example:\n  probity cluster restore probity-2026-11-25.backup --config c1.yaml\n  probity coordinator --config c1.yaml\n  probity cluster join c2.example.com:7601     and so on; c2 with an empty data directory"
+    )]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
     /// The members, their roles and how far each is behind; exit 1 when one lags or does not answer
     Status,
 }

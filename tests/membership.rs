@@ -191,3 +191,49 @@ fn the_last_quorum_is_not_removed() {
     let removed = group.client.run(&["cluster", "remove", &format!("c{}", dead + 1)]);
     assert!(removed.code == 0 && removed.out.contains("2 voters bear the loss of 0, as 1 do"), "{removed:?}");
 }
+
+#[test]
+fn a_backup_becomes_a_new_cluster_that_the_old_members_have_no_part_in() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut group = Group::start(dir.path(), 4, 3);
+    group.client.apply(dir.path(), "apiVersion: probity/v1\nkind: Probe\nmetadata: {name: kept}\nspec: {interval: 1s, target: \"127.0.0.1:9\", tcp: {}}\n");
+    let file = dir.path().join("b").display().to_string();
+    let made = group.client.run(&["cluster", "backup", &file]);
+    assert_eq!(made.code, 0, "{made:?}");
+    let again = group.client.run(&["cluster", "backup", &file]);
+    assert!(again.code == 1 && again.err.contains("exists already"), "{again:?}");
+    let old = group.client.json(&["status"]).expect("a status");
+    assert!(made.out.contains(old["cluster"]["id"].as_str().expect("an id")), "{made:?}");
+    group.configure(3, 0);
+    let checked = run(&["cluster", "restore", &file, "--insecure", "--check", "--config", &group.config(3)]);
+    assert!(checked.code == 0 && checked.out.contains("whole"), "{checked:?}");
+
+    // Everything is lost: the old members are gone for good.
+    for i in 0..3 {
+        group.server(i).kill9();
+        std::fs::remove_dir_all(group.data(i)).expect("its disk is gone");
+    }
+    let restored = run(&["cluster", "restore", &file, "--insecure", "--config", &group.config(3)]);
+    assert_eq!(restored.code, 0, "{restored:?}");
+    let twice = run(&["cluster", "restore", &file, "--insecure", "--config", &group.config(3)]);
+    assert!(twice.code == 1 && twice.err.contains("exists already"), "{twice:?}");
+    group.run(3);
+    let client = Client { server: group.address(3), tls_dir: None };
+    let new = client.wait_json("the new cluster", &["status"], |s| s["leader"]["name"] == "c4");
+    assert_ne!(new["cluster"]["id"], old["cluster"]["id"]);
+    assert!(new["halt"]["reason"].as_str().is_some_and(|r| r.contains("restored from a backup")), "{new}");
+    assert_eq!(client.run(&["get", "probe", "kept"]).code, 0);
+    assert_eq!(client.run(&["halt", "lift"]).code, 0);
+    group.configure(0, 0);
+    group.run(0);
+    wait_for("c1 to listen", || std::net::TcpStream::connect(group.address(0)).ok());
+    let joined = client.run(&["cluster", "join", &group.address(0)]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+
+    let mut bytes = std::fs::read(&file).expect("the backup");
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&file, bytes).expect("written");
+    let damaged = run(&["cluster", "restore", &file, "--insecure", "--check", "--config", &group.config(3)]);
+    assert!(damaged.code == 1 && damaged.err.contains("wrong checksum at byte"), "{damaged:?}");
+}

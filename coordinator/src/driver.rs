@@ -105,6 +105,7 @@ impl Driver {
                         inputs.push(Input::Transfer { tag: next_tag, to });
                         next_tag += 1;
                     }
+                    Request::Backup(reply) => drop(reply.send(self.replica.backup())),
                     Request::Campaign => self.replica.campaign()?,
                 }
             }

@@ -1,5 +1,6 @@
 //! The coordinator: it drives the replica, speaks with probers, members and operators, and does the leader's effects.
 
+pub mod backup;
 mod clock;
 pub mod config;
 mod driver;

@@ -12,6 +12,7 @@ use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::peer_client::PeerClient;
 use probity_rpc::v1::*;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
@@ -25,6 +26,9 @@ const INVITE_EVERY: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(3);
 /// A leader that was asked to hand over waits this long for the new one.
 const HANDED_OVER: Duration = Duration::from_secs(3);
+
+/// Parts of a backup that wait for its reader.
+const BACKUP_PARTS: usize = 2;
 
 /// The group as the leader sees it.
 struct Group {
@@ -158,6 +162,28 @@ impl OperatorService {
             self.node.configure(command).await.map_err(status)?;
         }
         Ok(MembershipReply { member: Some(member), voters: left.len() as u32, notes: notes(left.len()) })
+    }
+
+    /// `cluster backup`: from the leader, so that everything acknowledged before is in it, unless a stale one is asked for.
+    pub(crate) async fn back_up(&self, request: Request<BackupRequest>) -> Result<ReceiverStream<Result<BackupPart, Status>>, Status> {
+        let actor = self.allow_admin(&request)?;
+        if !request.get_ref().stale {
+            self.must_lead_or_hint().await?;
+            self.node.read_index().await.map_err(status)?;
+        }
+        let mut backup = self.node.backup().await.map_err(status)?.map_err(|e| no(e.to_string()))?;
+        tracing::info!(actor, "backup");
+        let (tx, rx) = tokio::sync::mpsc::channel(BACKUP_PARTS);
+        tokio::task::spawn_blocking(move || {
+            // Until the reader goes away, or has everything.
+            while let Some(part) = backup.next_part().map_err(|e| Status::data_loss(e.to_string())).transpose() {
+                let broken = part.is_err();
+                if tx.blocking_send(part).is_err() || broken {
+                    return;
+                }
+            }
+        });
+        Ok(ReceiverStream::new(rx))
     }
 
     async fn answered(&self, request_id: &str) -> Result<bool, Status> {

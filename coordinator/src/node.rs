@@ -8,7 +8,7 @@ use std::time::Duration;
 use probity_core::State;
 use probity_core::desired::Touched;
 use probity_proto::v1::*;
-use probity_replica::{FormError, Status};
+use probity_replica::{Backup, Fatal, FormError, Status};
 use probity_rpc::refusal::Refusal;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -60,6 +60,7 @@ pub(crate) enum Request {
     Form(String, Vec<u64>, oneshot::Sender<Result<(), FormError>>),
     Join(String, oneshot::Sender<Result<(), FormError>>),
     Configure(Box<Command>, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Backup(oneshot::Sender<Result<Backup, Fatal>>),
     Transfer(u64, oneshot::Sender<Result<CommandResult, ProposeError>>),
     Campaign,
 }
@@ -194,6 +195,13 @@ impl Node {
     pub(crate) async fn join(&self, cluster_id: String) -> Result<Result<(), FormError>, ProposeError> {
         let (tx, rx) = oneshot::channel();
         self.requests.send(Request::Join(cluster_id, tx)).await.map_err(|_| ProposeError::Stopping)?;
+        rx.await.map_err(|_| ProposeError::Stopping)
+    }
+
+    /// Everything that is applied here, to be read at leisure.
+    pub(crate) async fn backup(&self) -> Result<Result<Backup, Fatal>, ProposeError> {
+        let (tx, rx) = oneshot::channel();
+        self.requests.send(Request::Backup(tx)).await.map_err(|_| ProposeError::Stopping)?;
         rx.await.map_err(|_| ProposeError::Stopping)
     }
 

@@ -399,6 +399,12 @@ impl Operator for OperatorService {
         self.remove(request).await.map(Response::new)
     }
 
+    type BackupStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<BackupPart, Status>> + Send>>;
+
+    async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        self.back_up(request).await.map(|stream| Response::new(Box::pin(stream) as Self::BackupStream))
+    }
+
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Result<Response<TransferLeaderReply>, Status> {
         self.transfer(request).await.map(Response::new)
     }

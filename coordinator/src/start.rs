@@ -122,6 +122,11 @@ impl Running {
     }
 }
 
+/// Random, and never 0, which raft takes for "none".
+pub(crate) fn new_member_id() -> u64 {
+    rand::random::<u64>() >> 1 | 1
+}
+
 /// Opens the store; one process at a time.
 fn open(config: &CoordinatorConfig) -> Result<Replica, StartError> {
     let dir = &config.data_dir;
@@ -135,7 +140,7 @@ fn open(config: &CoordinatorConfig) -> Result<Replica, StartError> {
         Ok(Err(source)) => return Err(StartError::Open { path, source }),
         Err(_) => return Err(StartError::NoStore(path)),
     };
-    let replica_config = Config { new_id: rand::random::<u64>() >> 1 | 1, ..Config::default() };
+    let replica_config = Config { new_id: new_member_id(), ..Config::default() };
     Ok(Replica::open(replica_config, db, rand::random())?)
 }
 

@@ -1,13 +1,16 @@
 //! `cluster`: forming it, and its members.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use probity_rpc::v1::{InitClusterRequest, JoinMemberRequest, MembershipReply, RemoveMemberRequest, TransferLeaderRequest};
+use probity_coordinator::CoordinatorConfig;
+use probity_coordinator::backup::{self, Writer};
+use probity_rpc::v1::{BackupRequest, InitClusterRequest, JoinMemberRequest, MembershipReply, RemoveMemberRequest, TransferLeaderRequest};
 use serde_json::{Value, json};
 
 use crate::api::{Api, request_id};
-use crate::args::{ClusterCommand, Format};
+use crate::args::{ClusterCommand, Format, ServerArgs};
 use crate::output::{Table, cell, print_json, print_lines, print_yaml};
 use crate::{Fail, Outcome, exit};
 
@@ -23,6 +26,8 @@ pub(super) async fn run(api: &mut Api, command: ClusterCommand, format: Format) 
         ClusterCommand::Replace { member, address, no_wait } => add(api, address, member, no_wait, format).await,
         ClusterCommand::Remove { member } => remove(api, member, format).await,
         ClusterCommand::Transfer { member } => transfer(api, member.unwrap_or_default(), format).await,
+        ClusterCommand::Backup { file } => backup(api, &file, format).await,
+        ClusterCommand::Restore { file, server } => restore(&file, &server, format),
         ClusterCommand::Status => status(api, format).await,
     }
 }
@@ -100,6 +105,44 @@ async fn transfer(api: &mut Api, member: String, format: Format) -> Outcome {
     } else {
         println!("{} leads", reply.leader);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn backup(api: &mut Api, path: &Path, format: Format) -> Outcome {
+    let mut writer = Writer::create(path).map_err(|e| Fail::of(exit::NO, &e))?;
+    let request = BackupRequest { stale: api.stale() };
+    let mut stream = api.operator.call(async |mut c| c.backup(request).await).await.map_err(|s| api.fail(&s))?;
+    while let Some(part) = stream.message().await.map_err(|s| api.fail(&s))? {
+        writer.part(part).map_err(|e| Fail::of(exit::NO, &e))?;
+    }
+    let (header, rows, bytes) = writer.finish().map_err(|e| Fail::of(exit::NO, &e))?;
+    let hash = format!("{:016x}", header.state_hash);
+    if format == Format::Json {
+        print_json(&json!({"file": path, "clusterId": header.cluster_id, "index": header.index, "stateHash": hash, "rows": rows, "bytes": bytes}));
+    } else {
+        println!("{}: cluster {} at index {}, {rows} rows, {bytes} bytes, state hash {hash}, checked", path.display(), header.cluster_id, header.index);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restore(path: &Path, server: &ServerArgs, format: Format) -> Outcome {
+    let config = CoordinatorConfig::load(&server.config, server.insecure).map_err(Fail::misuse)?;
+    if server.check {
+        let checked = backup::read(path).map_err(|e| Fail::of(exit::NO, &e))?;
+        let (header, rows) = checked.whole().map_err(|e| Fail::of(exit::NO, &e))?;
+        println!("{}: cluster {} at index {}, {rows} rows: whole", path.display(), header.cluster_id, header.index);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let restored = backup::restore(path, &config).map_err(|e| Fail::of(exit::NO, &e))?;
+    let (old, index) = (restored.header.cluster_id, restored.header.index);
+    if format == Format::Json {
+        print_json(&json!({"clusterId": restored.cluster_id, "restoredFrom": {"clusterId": old, "index": index}, "dataDir": config.data_dir}));
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("cluster {} made of cluster {old} at index {index}, in {}", restored.cluster_id, config.data_dir.display());
+    println!("  probity coordinator --config {}", server.config.display());
+    println!("  probity cluster join ADDRESS      for each further member, with an empty data directory");
+    println!("  probity halt lift                 it begins halted: no fault starts before");
     Ok(ExitCode::SUCCESS)
 }
 

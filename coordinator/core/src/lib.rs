@@ -21,6 +21,7 @@ pub mod members;
 pub mod placement;
 pub mod requests;
 mod resources;
+pub mod restore;
 pub mod rows;
 pub mod slo;
 mod state;

@@ -8,12 +8,14 @@
 //! so two groups can never share one. Later members come by [`Replica::join`]: as learners that know nothing, not even who votes,
 //! until the leader's snapshot tells them; they vote when they have caught up.
 
+mod backup;
 mod convert;
 mod members;
 mod node;
 mod snapshot;
 mod store;
 
+pub use backup::{Backup, BackupError, Checked};
 pub use node::{Config, Input, Outputs, Progress, Replica, Reply, Role, Status};
 pub use store::{FormError, Identity, OpenError};
 
@@ -26,6 +28,9 @@ pub enum Fatal {
     /// The raft crate found its own state impossible.
     #[error("raft failed")]
     Raft(#[from] raft::Error),
+    /// What was written is not what is read.
+    #[error("{0}")]
+    Damaged(String),
     /// It is in no configuration any more.
     #[error(
         "this member was removed from the cluster (log index {index}): delete its data directory; `probity cluster join` takes it in again as a new member"

@@ -361,6 +361,10 @@ impl Replica {
                 if let Some(staging) = &mut self.staging {
                     staging.tick();
                 }
+                let source = &mut raft.mut_store().source;
+                if source.as_mut().is_some_and(|s| !s.tick()) {
+                    *source = None;
+                }
                 self.tend_members()?;
             }
             Input::Peer(message) => self.peer(message, out)?,
@@ -408,7 +412,7 @@ impl Replica {
             }
             Some(Peer::Raft(_)) => self.on_raft_message(message),
             Some(Peer::Pull(pull)) => {
-                let chunk = Source::answer(raft.store().source.as_ref(), &pull);
+                let chunk = Source::answer(raft.mut_store().source.as_mut(), &pull)?;
                 let reply = PeerMessage { cluster_id: message.cluster_id, from: message.to, to: message.from, message: Some(Peer::Chunk(chunk)) };
                 out.messages.push(reply);
             }
@@ -442,8 +446,8 @@ impl Replica {
 
     /// Handles every Ready.
     fn drain(&mut self, out: &mut Outputs) -> Result<(), Fatal> {
+        self.make_snapshot()?;
         loop {
-            self.make_snapshot()?;
             let Some(raft) = &mut self.raft else { return Ok(()) };
             if !raft.has_ready() {
                 return Ok(());
@@ -551,19 +555,31 @@ impl Replica {
         Ok(())
     }
 
-    /// raft wants a snapshot for a follower: the state as it is now, on the disk too.
+    /// raft wants a snapshot for a follower: the state as it is now, on the disk too. It is offered when its checksums are made.
     fn make_snapshot(&mut self) -> Result<(), Fatal> {
-        let wanted = self.raft.as_ref().is_some_and(|r| r.store().snapshot_wanted.replace(false));
+        let Some(raft) = &mut self.raft else { return Ok(()) };
+        let wanted = raft.store().snapshot_wanted.replace(false);
+        if let Some(source) = raft.mut_store().source.as_mut().filter(|s| !s.built()) {
+            return source.build();
+        }
         if !wanted {
             return Ok(());
         }
         self.flush()?;
         let Some(raft) = &mut self.raft else { return Ok(()) };
         self.snapshots_made += 1;
-        let id = self.incarnation.wrapping_mul(1_000_003).wrapping_add(self.snapshots_made);
         let store = raft.mut_store();
-        let term = store.term_of(self.applied).unwrap_or(0);
-        store.source = Some(Source::new(id, &self.state, self.applied, term, store.conf_state.clone()));
+        let manifest = SnapshotManifest {
+            index: self.applied,
+            term: store.term_of(self.applied).unwrap_or(0),
+            conf_state: Some(store.conf_state.clone()),
+            state_hash: self.state.hash(),
+            chunk_crc32c: Vec::new(),
+            id: self.incarnation.wrapping_mul(1_000_003).wrapping_add(self.snapshots_made),
+        };
+        let mut source = Source::new(store.read()?, manifest);
+        source.build()?;
+        store.source = Some(source);
         Ok(())
     }
 

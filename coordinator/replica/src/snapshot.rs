@@ -1,8 +1,15 @@
 //! Snapshots: the raft message holds a manifest, the follower pulls chunks. Each chunk is checked, the whole by its state hash.
+//!
+//! The leader reads them from the disk, from an MVCC view of one index: a follower that pulls slowly costs it no memory, and the
+//! checksums of the manifest are made a few chunks at a time, so that nobody else waits.
 
 use probity_core::{Change, State};
 use probity_proto::v1::*;
 use prost::Message;
+use redb::ReadTransaction;
+
+use crate::Fatal;
+use crate::store::{STATE, unseal};
 
 /// A chunk closes when it has this many bytes.
 const CHUNK_BYTES: usize = 512 * 1024;
@@ -10,45 +17,84 @@ const CHUNK_BYTES: usize = 512 * 1024;
 const PULLS: usize = 4;
 /// Ticks after which a chunk that did not come is asked for again.
 const PULL_TICKS: u32 = 20;
+/// Chunks whose checksum is made in one step of the member.
+const BUILD_CHUNKS: usize = 8;
+/// A source that nobody pulled from for so many ticks is given up: while it lasts, the file keeps the pages of its index.
+const IDLE_TICKS: u32 = 1_200;
+
+/// One chunk of rows from `from` on, and where the next one begins.
+pub(crate) fn rows_from(read: &ReadTransaction, from: &(u32, String)) -> Result<(StateRows, Option<(u32, String)>), Fatal> {
+    let table = read.open_table(STATE).map_err(redb::Error::from)?;
+    let mut out = StateRows::default();
+    let mut bytes = 0;
+    for row in table.range((from.0, from.1.as_str())..).map_err(redb::Error::from)? {
+        let (key, value) = row.map_err(redb::Error::from)?;
+        let (table, key) = key.value();
+        if bytes >= CHUNK_BYTES {
+            return Ok((out, Some((table, key.to_owned()))));
+        }
+        let value = unseal(&|| format!("row {key:?} of table {table}"), value.value()).map_err(|e| Fatal::Damaged(e.to_string()))?;
+        bytes += key.len() + value.len() + 16;
+        out.rows.push(StateRow { table, key: key.as_bytes().to_vec(), value: value.to_vec() });
+    }
+    Ok((out, None))
+}
 
 /// What followers pull from.
-#[derive(Debug)]
 pub(crate) struct Source {
     pub(crate) manifest: SnapshotManifest,
-    chunks: Vec<Vec<u8>>,
+    read: ReadTransaction,
+    /// Where each chunk begins; while it is built, also the one after the last.
+    starts: Vec<(u32, String)>,
+    built: bool,
+    idle: u32,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Source").field("manifest", &self.manifest).field("built", &self.built).finish_non_exhaustive()
+    }
 }
 
 impl Source {
-    /// The state as of `index`, whose hash must be up to date.
-    pub(crate) fn new(id: u64, state: &State, index: u64, term: u64, conf_state: ConfStateRecord) -> Source {
-        let mut chunks = Vec::new();
-        let mut open = StateRows::default();
-        let mut bytes = 0;
-        for (table, key, value) in state.rows() {
-            bytes += key.len() + value.len() + 16;
-            open.rows.push(StateRow { table, key: key.into_bytes(), value });
-            if bytes >= CHUNK_BYTES {
-                chunks.push(std::mem::take(&mut open).encode_to_vec());
-                bytes = 0;
+    /// Of a view that was taken when the rows on the disk were those of the manifest; it has no checksums yet.
+    pub(crate) fn new(read: ReadTransaction, manifest: SnapshotManifest) -> Source {
+        Source { manifest, read, starts: vec![(0, String::new())], built: false, idle: 0 }
+    }
+
+    /// Whether it can be offered.
+    pub(crate) fn built(&self) -> bool {
+        self.built
+    }
+
+    /// Makes the next few checksums.
+    pub(crate) fn build(&mut self) -> Result<(), Fatal> {
+        for _ in 0..BUILD_CHUNKS {
+            let Some(from) = self.starts.last().filter(|_| !self.built) else { return Ok(()) };
+            let (rows, next) = rows_from(&self.read, from)?;
+            self.manifest.chunk_crc32c.push(crc32c::crc32c(&rows.encode_to_vec()));
+            match next {
+                Some(next) => self.starts.push(next),
+                None => self.built = true,
             }
         }
-        chunks.push(open.encode_to_vec());
-        let manifest = SnapshotManifest {
-            index,
-            term,
-            conf_state: Some(conf_state),
-            state_hash: state.hash(),
-            chunk_crc32c: chunks.iter().map(|c| crc32c::crc32c(c)).collect(),
-            id,
-        };
-        Source { manifest, chunks }
+        Ok(())
+    }
+
+    /// Time passes; false when nobody wants it any more.
+    pub(crate) fn tick(&mut self) -> bool {
+        self.idle += 1;
+        self.idle < IDLE_TICKS
     }
 
     /// The answer to a pull.
-    pub(crate) fn answer(source: Option<&Source>, pull: &SnapshotPull) -> SnapshotChunk {
-        let data = source.filter(|s| s.manifest.id == pull.snapshot).and_then(|s| s.chunks.get(pull.chunk as usize)).cloned();
-        let gone = data.is_none();
-        SnapshotChunk { snapshot: pull.snapshot, chunk: pull.chunk, data: data.unwrap_or_default(), gone }
+    pub(crate) fn answer(source: Option<&mut Source>, pull: &SnapshotPull) -> Result<SnapshotChunk, Fatal> {
+        let gone = SnapshotChunk { snapshot: pull.snapshot, chunk: pull.chunk, gone: true, ..SnapshotChunk::default() };
+        let Some(source) = source.filter(|s| s.built && s.manifest.id == pull.snapshot) else { return Ok(gone) };
+        source.idle = 0;
+        let Some(from) = source.starts.get(pull.chunk as usize) else { return Ok(gone) };
+        let (rows, _) = rows_from(&source.read, from)?;
+        Ok(SnapshotChunk { data: rows.encode_to_vec(), gone: false, ..gone })
     }
 }
 

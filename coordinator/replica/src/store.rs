@@ -16,7 +16,7 @@ use crate::snapshot::Source;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-const STATE: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("state");
+pub(crate) const STATE: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("state");
 
 /// Who a member is: made with its data directory, for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,7 +103,7 @@ fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-fn unseal<'b>(what: &dyn Fn() -> String, bytes: &'b [u8]) -> Result<&'b [u8], OpenError> {
+pub(crate) fn unseal<'b>(what: &dyn Fn() -> String, bytes: &'b [u8]) -> Result<&'b [u8], OpenError> {
     let (value, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| OpenError::Checksum(what()))?;
     if crc32c::crc32c(value) == u32::from_le_bytes(*crc) { Ok(value) } else { Err(OpenError::Checksum(what())) }
 }
@@ -244,6 +244,25 @@ impl Store {
     /// Becomes a future member of a group that exists: the leader's snapshot brings the rest.
     pub(crate) fn join(&mut self, cluster_id: &str) -> Result<(), redb::Error> {
         self.identity.cluster_id = cluster_id.to_owned();
+        self.write_identity()
+    }
+
+    /// A view of what is on the disk now.
+    pub(crate) fn read(&self) -> Result<redb::ReadTransaction, redb::Error> {
+        self.db.begin_read().map_err(error)
+    }
+
+    /// Becomes the only member of a new group, whose state is `rows` and whose log begins after `position`.
+    pub(crate) fn restore(&mut self, cluster_id: &str, position: (u64, u64), rows: &[Change]) -> Result<(), redb::Error> {
+        self.identity.cluster_id = cluster_id.to_owned();
+        let manifest = SnapshotManifest {
+            index: position.0,
+            term: position.1,
+            conf_state: Some(ConfStateRecord { voters: vec![self.identity.id], ..ConfStateRecord::default() }),
+            ..SnapshotManifest::default()
+        };
+        let hard_state = eraftpb::HardState { term: position.1, commit: position.0, ..Default::default() };
+        self.install(&manifest, rows, &hard_state)?;
         self.write_identity()
     }
 
@@ -432,7 +451,9 @@ impl raft::Storage for Store {
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
         match &self.source {
             // After a change of members there is no source: a new one must be in the snapshot that it starts from.
-            Some(source) if source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => Ok(convert::to_snapshot(&source.manifest)),
+            Some(source) if source.built() && source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => {
+                Ok(convert::to_snapshot(&source.manifest))
+            }
             _ => {
                 self.snapshot_wanted.set(true);
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))

@@ -101,8 +101,8 @@ impl Net {
         Net::with(Config { log_entries_max: 200, flush_entries: 50, ..Config::default() }, ids)
     }
 
-    pub fn with(config: Config, ids: &[u64]) -> Net {
-        let mut net = Net {
+    pub fn empty(config: Config) -> Net {
+        Net {
             config,
             members: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -111,7 +111,11 @@ impl Net {
             replies: Vec::new(),
             next_tag: 1,
             incarnation: 1,
-        };
+        }
+    }
+
+    pub fn with(config: Config, ids: &[u64]) -> Net {
+        let mut net = Net::empty(config);
         for id in ids {
             net.start(*id).expect("it opens");
             net.members.get_mut(id).expect("it runs").form(CLUSTER, ids).expect("it forms");
