@@ -7,7 +7,8 @@ use probity_proto::v1::*;
 use redb::ReadTransaction;
 
 use crate::Fatal;
-use crate::node::Replica;
+use crate::disk::is_full;
+use crate::node::{Outputs, Replica};
 use crate::snapshot::rows_from;
 use crate::store::{Identity, OpenError, Store};
 
@@ -24,7 +25,12 @@ pub struct Backup {
 impl Replica {
     /// Everything that is applied here, as of now.
     pub fn backup(&mut self) -> Result<Backup, Fatal> {
-        self.flush()?;
+        if let Err(error) = self.flush() {
+            if self.medium.is_some() && is_full(&error) {
+                self.on_full(&mut Outputs::default());
+            }
+            return Err(error);
+        }
         let Some(raft) = &self.raft else { return Err(Fatal::Damaged("this member belongs to no cluster".to_owned())) };
         let store = raft.store();
         let meta = self.state.meta();

@@ -10,12 +10,14 @@
 
 mod backup;
 mod convert;
+mod disk;
 mod members;
 mod node;
 mod snapshot;
 mod store;
 
 pub use backup::{Backup, BackupError, Checked};
+pub use disk::Medium;
 pub use node::{Config, Input, Outputs, Progress, Replica, Reply, Role, Status};
 pub use store::{FormError, Identity, OpenError};
 

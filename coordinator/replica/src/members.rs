@@ -188,13 +188,16 @@ impl Replica {
         Ok(())
     }
 
+    /// The other voter that is furthest, if it could lead at once.
+    pub(crate) fn successor(&self) -> Option<u64> {
+        let raft = self.raft.as_ref()?;
+        let others = raft.store().conf_state.voters.iter().copied().filter(|id| *id != raft.raft.id && caught_up(raft, *id));
+        others.max_by_key(|id| raft.raft.prs().get(*id).map(|p| (p.matched, *id)))
+    }
+
     /// Leadership to the voter that is furthest.
     fn hand_over(&mut self) -> Result<(), Fatal> {
-        let Some(raft) = &mut self.raft else { return Ok(()) };
-        let own = raft.raft.id;
-        let voters = raft.store().conf_state.voters.clone();
-        let best = voters.into_iter().filter(|id| *id != own && caught_up(raft, *id)).max_by_key(|id| raft.raft.prs().get(*id).map(|p| (p.matched, *id)));
-        if let Some(best) = best {
+        if let (Some(best), Some(raft)) = (self.successor(), &mut self.raft) {
             raft.transfer_leader(best);
         }
         Ok(())

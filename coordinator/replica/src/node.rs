@@ -10,6 +10,7 @@ use raft::{RawNode, StateRole, eraftpb};
 
 use crate::Fatal;
 use crate::convert;
+use crate::disk::{Full, Medium, is_full};
 use crate::snapshot::{Source, Staged, Staging};
 use crate::store::{FormError, Identity, OpenError, Store};
 
@@ -28,11 +29,21 @@ pub struct Config {
     pub flush_ticks: u64,
     /// The log is cut when it is longer than this; a quarter of it is kept for followers that lag a little.
     pub log_entries_max: u64,
+    /// A file below this is not made smaller.
+    pub compact_bytes_min: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { new_id: 1, election_ticks: 10, heartbeat_ticks: 2, flush_entries: 4_096, flush_ticks: 100, log_entries_max: 20_000 }
+        Config {
+            new_id: 1,
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            flush_entries: 4_096,
+            flush_ticks: 100,
+            log_entries_max: 20_000,
+            compact_bytes_min: 32 << 20,
+        }
     }
 }
 
@@ -150,6 +161,8 @@ pub struct Status {
     pub voters_outgoing: Vec<u64>,
     /// Members that catch up.
     pub learners: Vec<u64>,
+    /// Nothing can be written here for want of space: no part is taken until there is room.
+    pub disk_full: bool,
     /// Of each member, when it leads.
     pub progress: BTreeMap<u64, Progress>,
 }
@@ -168,12 +181,17 @@ pub struct Replica {
     /// Tells our proposals from those before a restart.
     pub(crate) incarnation: u64,
     ticks_since_flush: u64,
-    ticks: u64,
-    staging: Option<Staging>,
+    pub(crate) ticks: u64,
+    pub(crate) staging: Option<Staging>,
     /// A whole snapshot that raft is about to accept.
-    staged: Option<(SnapshotManifest, Box<State>, Vec<probity_core::Change>)>,
-    reads: Vec<(u64, u64)>,
+    pub(crate) staged: Option<(SnapshotManifest, Box<State>, Vec<probity_core::Change>)>,
+    pub(crate) reads: Vec<(u64, u64)>,
     snapshots_made: u64,
+    /// Opens the file again; without it a full disk ends the member like any other error.
+    pub(crate) medium: Option<Box<dyn Medium>>,
+    /// While the disk is full there is no raft.
+    pub(crate) full: Option<Full>,
+    pub(crate) compactions: u64,
 }
 
 impl std::fmt::Debug for Replica {
@@ -199,6 +217,9 @@ impl Replica {
             staged: None,
             reads: Vec::new(),
             snapshots_made: 0,
+            medium: None,
+            full: None,
+            compactions: 0,
         };
         replica.start()?;
         Ok(replica)
@@ -266,6 +287,9 @@ impl Replica {
 
     /// Who this member is.
     pub fn identity(&self) -> Identity {
+        if let Some(full) = &self.full {
+            return full.status.identity.clone();
+        }
         match (&self.raft, &self.unformed) {
             (Some(raft), _) => raft.store().identity.clone(),
             (None, Some(store)) => store.identity.clone(),
@@ -280,6 +304,9 @@ impl Replica {
 
     /// A look at it.
     pub fn status(&self) -> Status {
+        if let Some(full) = &self.full {
+            return full.status.clone();
+        }
         let identity = self.identity();
         let Some(raft) = &self.raft else {
             let progress = BTreeMap::new();
@@ -294,6 +321,7 @@ impl Replica {
                 voters: Vec::new(),
                 voters_outgoing: Vec::new(),
                 learners: Vec::new(),
+                disk_full: false,
                 progress,
             };
         };
@@ -318,6 +346,7 @@ impl Replica {
             voters: raft.store().conf_state.voters.clone(),
             voters_outgoing: raft.store().conf_state.voters_outgoing.clone(),
             learners: raft.store().conf_state.learners.clone(),
+            disk_full: false,
             progress,
             identity,
         }
@@ -332,14 +361,26 @@ impl Replica {
     /// Takes inputs, persists what follows, and says what to send and to whom to reply.
     pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>) -> Result<Outputs, Fatal> {
         let mut out = Outputs::default();
-        for input in inputs {
-            self.input(input, &mut out)?;
+        if self.full.is_some() {
+            self.step_full(inputs, &mut out)?;
+            return Ok(out);
         }
-        self.drain(&mut out)?;
-        self.answer_reads(&mut out);
-        self.maybe_flush()?;
-        self.pull(&mut out);
+        match self.step_whole(inputs, &mut out) {
+            Err(error) if self.medium.is_some() && is_full(&error) => self.on_full(&mut out),
+            other => other?,
+        }
         Ok(out)
+    }
+
+    fn step_whole(&mut self, inputs: impl IntoIterator<Item = Input>, out: &mut Outputs) -> Result<(), Fatal> {
+        for input in inputs {
+            self.input(input, out)?;
+        }
+        self.drain(out)?;
+        self.answer_reads(out);
+        self.maybe_flush()?;
+        self.pull(out);
+        Ok(())
     }
 
     fn input(&mut self, input: Input, out: &mut Outputs) -> Result<(), Fatal> {
@@ -366,6 +407,7 @@ impl Replica {
                     *source = None;
                 }
                 self.tend_members()?;
+                self.tend_file()?;
             }
             Input::Peer(message) => self.peer(message, out)?,
             Input::Propose { tag, command } => {

@@ -247,6 +247,29 @@ impl Store {
         self.write_identity()
     }
 
+    /// The file itself.
+    pub(crate) fn database(&mut self) -> &mut Database {
+        &mut self.db
+    }
+
+    /// Whether `bytes` more can be written: tried, and taken back.
+    pub(crate) fn has_room(db: &Database, bytes: usize) -> bool {
+        let write = |value: Option<Vec<u8>>| -> Result<(), redb::Error> {
+            let mut txn = db.begin_write().map_err(error)?;
+            txn.set_quick_repair(true);
+            {
+                let mut meta = txn.open_table(META).map_err(error)?;
+                match value {
+                    Some(value) => drop(meta.insert("room", value.as_slice()).map_err(error)?),
+                    None => drop(meta.remove("room").map_err(error)?),
+                }
+            }
+            txn.commit().map_err(error)
+        };
+        // No zeros: a file system that leaves them out would have room for any number.
+        write(Some(vec![0xa5; bytes])).and_then(|()| write(None)).is_ok()
+    }
+
     /// A view of what is on the disk now.
     pub(crate) fn read(&self) -> Result<redb::ReadTransaction, redb::Error> {
         self.db.begin_read().map_err(error)

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::{Config, Fatal, Input, OpenError, Outputs, Replica, Reply, Role};
+use probity_replica::{Config, Fatal, Input, Medium, OpenError, Outputs, Replica, Reply, Role};
 
 /// A disk that a member finds again after its crash, and that a test makes full or broken.
 #[derive(Debug, Clone, Default)]
@@ -89,8 +89,25 @@ pub struct Net {
     /// What ended a member.
     pub ended: BTreeMap<u64, Fatal>,
     pub replies: Vec<(u64, u64, Reply)>,
+    /// Members can open their files again.
+    pub media: bool,
+    /// Of the next command.
+    pub time_us: i64,
     next_tag: u64,
     incarnation: u64,
+}
+
+/// A disk as what a member opens again.
+struct OnDisk(Disk);
+
+impl Medium for OnDisk {
+    fn open(&mut self) -> Result<redb::Database, redb::DatabaseError> {
+        redb::Builder::new().create_with_backend(self.0.clone())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.0.len()
+    }
 }
 
 pub const CLUSTER: &str = "test";
@@ -109,6 +126,8 @@ impl Net {
             cut: BTreeSet::new(),
             ended: BTreeMap::new(),
             replies: Vec::new(),
+            media: false,
+            time_us: 0,
             next_tag: 1,
             incarnation: 1,
         }
@@ -116,24 +135,39 @@ impl Net {
 
     pub fn with(config: Config, ids: &[u64]) -> Net {
         let mut net = Net::empty(config);
+        net.form(ids);
+        net
+    }
+
+    /// A group whose members outlive a full disk.
+    pub fn on_media(ids: &[u64]) -> Net {
+        let mut net = Net::empty(Config { log_entries_max: 200, flush_entries: 50, ..Config::default() });
+        net.media = true;
+        net.form(ids);
+        net
+    }
+
+    pub fn form(&mut self, ids: &[u64]) {
         for id in ids {
-            net.start(*id).expect("it opens");
-            net.members.get_mut(id).expect("it runs").form(CLUSTER, ids).expect("it forms");
+            self.start(*id).expect("it opens");
+            self.members.get_mut(id).expect("it runs").form(CLUSTER, ids).expect("it forms");
         }
-        net.until("a leader", |net| net.leader().is_some());
+        self.until("a leader", |net| net.leader().is_some());
         let members = ids.iter().map(|id| record(*id, &format!("c{id}"))).collect();
         let op = Op::InitCluster(InitCluster { cluster_id: CLUSTER.to_owned(), version: 1, members, ..InitCluster::default() });
-        net.change(op).expect("initialised");
-        net
+        self.change(op).expect("initialised");
     }
 
     /// Starts a member on its disk, which is new the first time.
     pub fn start(&mut self, id: u64) -> Result<(), OpenError> {
         let disk = self.disks.entry(id).or_default().clone();
-        let db = redb::Builder::new().create_with_backend(disk).map_err(|e| OpenError::Store(e.into()))?;
+        let db = redb::Builder::new().create_with_backend(disk.clone()).map_err(|e| OpenError::Store(e.into()))?;
         self.incarnation += 1;
         let config = Config { new_id: id, ..self.config.clone() };
-        let replica = Replica::open(config, db, self.incarnation)?;
+        let replica = match self.media {
+            true => Replica::open_on(config, db, Box::new(OnDisk(disk)), self.incarnation)?,
+            false => Replica::open(config, db, self.incarnation)?,
+        };
         self.members.insert(id, replica);
         self.ended.remove(&id);
         Ok(())
@@ -227,7 +261,7 @@ impl Net {
 
     fn answer(&mut self, input: impl Fn(u64, Command) -> Input, op: Op) -> Result<Applied, String> {
         let leader = self.leader().ok_or("no leader")?;
-        let command = Command { version: 1, op: Some(op), ..Command::default() };
+        let command = Command { version: 1, time_us: self.time_us, op: Some(op), ..Command::default() };
         match self.ask(leader, |tag| input(tag, command)) {
             Some(Reply::Applied { result: CommandResult { result: Some(command_result::Result::Applied(applied)) }, .. }) => Ok(applied),
             Some(Reply::Applied { result: CommandResult { result: Some(command_result::Result::Refused(refused)) }, .. }) => Err(refused.message),

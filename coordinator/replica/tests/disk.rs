@@ -1,0 +1,159 @@
+//! Disks that are full, that break, and files that give space back.
+
+mod common;
+
+use common::*;
+use probity_proto::v1::command::Op;
+use probity_proto::v1::*;
+use probity_replica::{Config, Fatal, Input, Reply, Role};
+
+fn reasons(net: &Net, id: u64) -> String {
+    net.member(id).state().meta().halt.as_ref().map(|h| h.reason.clone()).unwrap_or_default()
+}
+
+/// Writes at the leader until the disk of `id` has no more room.
+fn fill_up(net: &mut Net, id: u64) {
+    let limit = net.disks[&id].len();
+    net.disks[&id].limit(limit);
+    for i in 0..5_000 {
+        if net.members.get(&id).is_none_or(|m| m.status().disk_full) {
+            return;
+        }
+        let op = Op::SetHalt(SetHalt { reason: format!("{i} {}", "x".repeat(20_000)) });
+        let _ = net.change(op);
+    }
+    panic!("the disk never was full");
+}
+
+#[test]
+fn a_leader_whose_disk_is_full_hands_over_and_comes_back_when_there_is_room() {
+    let mut net = Net::on_media(&[1, 2, 3]);
+    let leader = net.leader().expect("a leader");
+    fill_up(&mut net, leader);
+    assert!(net.member(leader).disk_full(), "{:?}", net.ended);
+    assert_eq!(net.member(leader).status().role, Role::Follower);
+    net.until("another one leads", |net| net.leader().is_some_and(|l| l != leader));
+    net.write("under the new one");
+    // It answers from what it has, and takes nothing.
+    assert!(!reasons(&net, leader).is_empty());
+    assert_eq!(net.ask(leader, |tag| Input::Read { tag }), Some(Reply::NotLeader { leader: None }));
+    net.ticks(100);
+    assert!(net.member(leader).disk_full(), "there is no room yet");
+    net.disks[&leader].limit(0);
+    net.until("it is back", |net| !net.member(leader).disk_full() && reasons(net, leader) == "under the new one");
+    net.write("together");
+    net.assert_equal();
+}
+
+#[test]
+fn a_follower_whose_disk_is_full_costs_the_others_nothing() {
+    let mut net = Net::on_media(&[1, 2, 3]);
+    let follower = (1..=3).find(|id| net.leader() != Some(*id)).expect("a follower");
+    let leader = net.leader();
+    fill_up(&mut net, follower);
+    net.fill(300);
+    assert_eq!(net.leader(), leader);
+    net.disks[&follower].limit(0);
+    net.until("it is back", |net| !net.member(follower).disk_full() && reasons(net, follower) == "299");
+    net.assert_equal();
+}
+
+#[test]
+fn alone_with_a_full_disk_it_still_answers_and_goes_on_later() {
+    let mut net = Net::on_media(&[1]);
+    net.write("acknowledged");
+    fill_up(&mut net, 1);
+    let last = reasons(&net, 1);
+    assert!(net.change(Op::SetHalt(SetHalt { reason: "refused".to_owned() })).is_err());
+    net.disks[&1].limit(0);
+    net.until("it leads again", |net| net.leader() == Some(1));
+    // What was acknowledged is there; what was under way is there or not.
+    let number = |text: &str| text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    assert!(number(&reasons(&net, 1)) >= number(&last));
+    net.write("again");
+    net.assert_equal();
+}
+
+#[test]
+fn when_every_disk_is_full_nothing_is_acknowledged_and_nothing_is_lost() {
+    let mut net = Net::on_media(&[1, 2, 3]);
+    net.write("acknowledged");
+    for id in 1..=3 {
+        let limit = net.disks[&id].len();
+        net.disks[&id].limit(limit);
+    }
+    let mut acknowledged = String::new();
+    for i in 0..5_000 {
+        let reason = format!("{i} {}", "x".repeat(20_000));
+        match net.change(Op::SetHalt(SetHalt { reason: reason.clone() })) {
+            Ok(_) => acknowledged = reason,
+            Err(_) if net.members.values().filter(|m| m.status().disk_full).count() >= 2 => break,
+            Err(_) => net.ticks(5),
+        }
+    }
+    assert!(net.members.values().filter(|m| m.status().disk_full).count() >= 2);
+    net.disks.values().for_each(|d| d.limit(0));
+    net.until("a leader", |net| net.leader().is_some() && net.members.values().all(|m| !m.status().disk_full));
+    net.assert_equal();
+    let leader = net.leader().expect("a leader");
+    let number = |text: &str| text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    assert!(number(&reasons(&net, leader)) >= number(&acknowledged));
+    net.write("again");
+}
+
+#[test]
+fn a_failed_sync_ends_the_member_and_says_why() {
+    let mut net = Net::on_media(&[1, 2, 3]);
+    let leader = net.leader().expect("a leader");
+    net.disks[&leader].fail_syncs(true);
+    let _ = net.change(Op::SetHalt(SetHalt { reason: "x".to_owned() }));
+    let fatal = net.ended.get(&leader).expect("it ended");
+    assert!(matches!(fatal, Fatal::Store(_)), "{fatal:?}");
+    assert!(format!("{fatal:?}").contains("the medium is broken"), "{fatal:?}");
+    net.until("another one leads", |net| net.leader().is_some());
+    net.write("without it");
+}
+
+#[test]
+fn followers_give_space_back_one_at_a_time_and_the_leader_when_it_starts_anew() {
+    let mut net = Net::empty(Config { compact_bytes_min: 2 << 20, log_entries_max: 20, flush_entries: 10, ..Config::default() });
+    net.media = true;
+    net.form(&[1, 2, 3]);
+    for i in 0..40 {
+        let leader = net.leader().expect("a leader");
+        let base_revision = net.member(leader).state().meta().resource_revision;
+        let document_json = "x".repeat(100_000);
+        let resource = Resource { kind: "Scenario".to_owned(), namespace: "default".to_owned(), name: format!("s{i}"), document_json, ..Resource::default() };
+        net.change(Op::ApplyResources(ApplyResources { base_revision, put: vec![resource], ..ApplyResources::default() })).expect("applied");
+    }
+    // What was kept goes: resources, and then their audit records.
+    let leader = net.leader().expect("a leader");
+    let base_revision = net.member(leader).state().meta().resource_revision;
+    let delete = (0..40).map(|i| ResourceKey { kind: "Scenario".to_owned(), namespace: "default".to_owned(), name: format!("s{i}") }).collect();
+    net.change(Op::ApplyResources(ApplyResources { base_revision, delete, ..ApplyResources::default() })).expect("applied");
+    for _ in 0..2_100 {
+        net.write("to the end of the audit");
+    }
+    let before: Vec<u64> = net.disks.values().map(Disk::len).collect();
+    assert!(before.iter().all(|len| *len > 2 << 20), "{before:?}");
+    let done = |net: &Net| net.members.values().map(|m| m.compactions()).collect::<Vec<_>>();
+    let mut turns = Vec::new();
+    for minute in 1..=6 {
+        let was = done(&net);
+        net.time_us = minute * 60_000_000;
+        net.write("a minute later");
+        net.ticks(200);
+        turns.push(done(&net).iter().zip(&was).filter(|(now, was)| now > was).count());
+    }
+    assert!(turns.iter().all(|n| *n <= 1), "one at a time: {turns:?}");
+    let smaller = |net: &Net, id: u64| net.disks[&id].len() * 2 < before[id as usize - 1];
+    for id in (1..=3).filter(|id| *id != leader) {
+        assert!(smaller(&net, id), "{before:?} then {:?}", net.disks);
+    }
+    assert!(!smaller(&net, leader), "the leader does not pause");
+    net.crash(leader);
+    net.start(leader).expect("it opens");
+    assert!(smaller(&net, leader));
+    net.until("a leader", |net| net.leader().is_some());
+    net.assert_equal();
+}
