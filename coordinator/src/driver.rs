@@ -119,7 +119,8 @@ impl Driver {
             }
             if !queries.is_empty() {
                 let status = self.replica.status();
-                let fleet = self.node.shared.fleet.snapshot();
+                // Nobody who is asked in between waits for more than these looks.
+                let fleet = self.node.shared.fleet.lock();
                 let live = Live { status: &status, now_us: self.node.now_us(), age_us: current_at.elapsed().as_micros() as u64, fleet: &fleet };
                 for query in queries {
                     query(self.replica.state(), &live);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use probity_core::desired::{Touched, desired_since, is_news};
@@ -114,8 +114,9 @@ impl FleetMemory {
         }
     }
 
-    pub(crate) fn snapshot(&self) -> BTreeMap<String, Heard> {
-        self.heard.lock().map(|h| h.clone()).unwrap_or_default()
+    /// What everybody said last. Whoever holds this must not ask anything else of this memory.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Heard>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -353,7 +353,7 @@ impl Operator for OperatorService {
         let asked = request.get_ref().clone();
         // Taken by any coordinator, without a quorum too: its probers hear of it with their next heartbeat.
         self.node.latch_halt(true);
-        let probers_told = self.node.shared.fleet.snapshot().len() as u32;
+        let probers_told = self.node.shared.fleet.lock().len() as u32;
         let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
         let op = Op::SetHalt(SetHalt { reason: asked.reason });
         let command = self.command(&request, actor, &asked.request_id, op);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use probity_chaos::ProxyConfig;
 use probity_otel::Otel;
@@ -11,6 +12,10 @@ use probity_rpc::tls::{TlsFiles, is_loopback};
 use serde::Deserialize;
 
 use crate::policy::AddressPolicy;
+use crate::selfcheck::SelfCheckConfig;
+
+/// Coordinators wait no longer for a run.
+pub const SPOOL_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// Everything a prober needs to know.
 #[derive(Debug, Clone)]
@@ -31,6 +36,10 @@ pub struct ProberConfig {
     pub secrets_dir: Option<PathBuf>,
     /// Bytes of the spool.
     pub spool_bytes_max: u64,
+    /// How long a row is kept for a coordinator.
+    pub spool_age_max: Duration,
+    /// Whether its own network works.
+    pub self_check: SelfCheckConfig,
     /// Kinds of fault that the host's owner allows.
     pub faults_allow: Vec<String>,
     /// Fault proxies to run.
@@ -55,6 +64,8 @@ struct File {
     #[serde(default)]
     spool: Spool,
     #[serde(default)]
+    self_check: SelfCheck,
+    #[serde(default)]
     faults: Faults,
     #[serde(default)]
     proxies: Vec<Proxy>,
@@ -78,6 +89,35 @@ struct Tls {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Spool {
     max_bytes: Option<String>,
+    max_age: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct SelfCheck {
+    every: Option<String>,
+    timeout: Option<String>,
+    route: Option<bool>,
+    resolver: Option<bool>,
+    #[serde(default)]
+    reach: Vec<String>,
+}
+
+impl SelfCheck {
+    fn into_config(self) -> Result<SelfCheckConfig, String> {
+        let default = SelfCheckConfig::default();
+        let time = |text: Option<String>, name: &str, default: Duration| {
+            let read = text.map(|t| units::parse_duration(&t).map(Duration::from_micros).map_err(|m| format!("selfCheck.{name}: {m}")));
+            read.unwrap_or(Ok(default))
+        };
+        Ok(SelfCheckConfig {
+            every: time(self.every, "every", default.every)?,
+            timeout: time(self.timeout, "timeout", default.timeout)?,
+            route: self.route.unwrap_or(default.route),
+            resolver: self.resolver.unwrap_or(default.resolver),
+            reach: self.reach,
+        })
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -126,6 +166,18 @@ impl ProberConfig {
                 found.push(format!("coordinators: {address:?} is not on this host, and tls is not set (plain text is allowed on loopback only)"));
             }
         }
+        if self.spool_age_max > SPOOL_AGE_MAX {
+            found.push("spool.maxAge is above 24h: coordinators give older runs up as lost".to_owned());
+        }
+        let check = &self.self_check;
+        if !(Duration::from_millis(100)..=Duration::from_secs(60)).contains(&check.timeout) || check.every < check.timeout {
+            found.push("selfCheck: timeout must be between 100ms and 60s, and every at least as long".to_owned());
+        }
+        for address in &check.reach {
+            if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+                found.push(format!("selfCheck.reach: {address:?} is no host:port"));
+            }
+        }
         found
     }
 }
@@ -135,6 +187,10 @@ impl File {
         let spool_bytes_max = match &self.spool.max_bytes {
             Some(text) => units::parse_bytes(text).map_err(|m| format!("spool.maxBytes: {m}"))?,
             None => 256 << 20,
+        };
+        let spool_age_max = match &self.spool.max_age {
+            Some(text) => units::parse_duration(text).map(Duration::from_micros).map_err(|m| format!("spool.maxAge: {m}"))?,
+            None => SPOOL_AGE_MAX,
         };
         let host = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned();
         Ok(ProberConfig {
@@ -146,6 +202,8 @@ impl File {
             tls: self.tls.map(|t| TlsFiles::new(t.dir)),
             secrets_dir: self.secrets_dir,
             spool_bytes_max,
+            spool_age_max,
+            self_check: self.self_check.into_config()?,
             faults_allow: self.faults.allow,
             proxies: self.proxies.into_iter().map(|p| ProxyConfig { name: p.name, listen: p.listen, upstream: p.upstream }).collect(),
             address_policy: if self.allow_loopback { AddressPolicy::Anywhere } else { AddressPolicy::Remote },

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use probity_chaos::{Engine, EngineConfig, EngineError, FaultEvent};
+use probity_proto::reason::Class;
 use probity_proto::v1::coordinator_message::Message as FromCoordinator;
 use probity_proto::v1::prober_message::Message as ToCoordinator;
 use probity_proto::v1::*;
 use probity_session::{Clock, Config, RunDone, Session, SlotStart, StoreError};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,6 +18,7 @@ use crate::config::ProberConfig;
 use crate::faults;
 use crate::health::Health;
 use crate::kinds::{self, ContextConfig, ProbeContext, RunInfo};
+use crate::selfcheck::{self, Checked};
 use crate::stream::{self, StreamEvent};
 
 /// Runs at once; a slot that finds no room is missed(overloaded), never late.
@@ -88,6 +90,8 @@ struct Driver {
     done: mpsc::Sender<Done>,
     tasks: TaskTracker,
     health: Health,
+    /// Asks for a self-check.
+    doubt: Arc<Notify>,
 }
 
 /// Runs a prober until `stop`; what it owes is on its disk when this returns.
@@ -103,12 +107,18 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         flush_us: 10_000_000,
         unsteady_flush_us: 200_000,
     };
-    let session = Session::open(db, session_config, start_wall_us as i64)?;
+    let mut session = Session::open(db, session_config, start_wall_us as i64)?;
     let context = ContextConfig { address_policy: config.address_policy, secrets_dir: config.secrets_dir.clone(), otel: config.otel.clone() };
     let (events_tx, mut events) = mpsc::channel(EVENTS);
     let (done_tx, mut done) = mpsc::channel(RUNS_MAX);
     let tasks = TaskTracker::new();
     tasks.spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events_tx, stop.clone()));
+    let doubt = Arc::new(Notify::new());
+    let (checks_tx, mut checks) = mpsc::channel(selfcheck::RESULTS);
+    if config.self_check.is_on() {
+        session.expect_self_checks();
+        tasks.spawn(selfcheck::run(config.self_check.clone(), doubt.clone(), checks_tx.clone(), stop.clone()));
+    }
     let health = Health::default();
     if let Some(address) = config.http {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
@@ -129,6 +139,7 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         done: done_tx,
         tasks,
         health,
+        doubt,
     };
     let mut next_heartbeat = tokio::time::Instant::now();
     loop {
@@ -140,8 +151,12 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
             () = tokio::time::sleep(sleep) => {}
             Some(event) = events.recv() => driver.on_stream(event)?,
             Some(event) = fault_events.recv() => driver.on_fault(event)?,
+            Some(checked) = checks.recv() => driver.on_self_check(checked),
             Some((assignment, n, run)) = done.recv() => {
                 let now = driver.now();
+                if run.reason.class() == Class::Bad {
+                    driver.doubt.notify_one();
+                }
                 driver.session.on_run_done(assignment, n, run, now);
             }
         }
@@ -266,8 +281,17 @@ impl Driver {
     fn send_heartbeat(&mut self) {
         let Some(outgoing) = &self.outgoing else { return };
         let (spooled_rows, spooled_bytes, dropped_slots) = self.session.spooled();
-        let heartbeat =
-            Heartbeat { sent_us: self.mono_us(), desired_revision: self.session.revision(), spooled_rows, spooled_bytes, dropped_slots, sick: false };
+        let (sick_since_us, sick_reason) = self.session.sick().map_or((0, String::new()), |(since, why)| (since, why.to_owned()));
+        let heartbeat = Heartbeat {
+            sent_us: self.mono_us(),
+            desired_revision: self.session.revision(),
+            spooled_rows,
+            spooled_bytes,
+            dropped_slots,
+            sick: self.session.sick().is_some(),
+            sick_since_us,
+            sick_reason,
+        };
         let _ = outgoing.try_send(ProberMessage { message: Some(ToCoordinator::Heartbeat(heartbeat)) });
     }
 
@@ -343,6 +367,19 @@ impl Driver {
             FromCoordinator::NotLeader(_) => {}
         }
         Ok(())
+    }
+
+    fn on_self_check(&mut self, checked: Checked) {
+        let now = self.now();
+        let began = now - checked.began.elapsed().as_micros() as i64;
+        let was = self.session.sick().is_some();
+        self.session.on_self_check(began, checked.failed.as_deref(), now);
+        match (was, self.session.sick()) {
+            (false, Some((_, why))) => tracing::warn!(prober = self.config.name, why, "sick: runs do not count until this host's network works again"),
+            (true, None) => tracing::info!(prober = self.config.name, "well again"),
+            _ => return,
+        }
+        self.send_heartbeat();
     }
 
     fn on_fault(&mut self, event: FaultEvent) -> Result<(), Error> {

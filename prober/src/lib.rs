@@ -10,6 +10,7 @@ pub mod oneshot;
 pub mod policy;
 mod resolve;
 mod secret;
+pub mod selfcheck;
 mod stream;
 mod trace;
 

@@ -85,6 +85,7 @@ fn probe(item: &Value) -> Vec<String> {
     for check in status["checks"].as_array().into_iter().flatten() {
         lines.push(String::new());
         lines.push(format!("{}  {}  {} for {}", cell(check, "check"), cell(check, "target"), cell(check, "verdict"), age(check, "since")));
+        lines.extend(check["findings"].as_array().into_iter().flatten().map(|f| format!("  {}", finding(f))));
         let mut table = Table::new(&["PROBER", "ZONE", "SAYS", "LAST RUN", "TOOK", "NEWEST OUTCOMES"]);
         for p in check["probers"].as_array().into_iter().flatten() {
             table.row([cell(p, "prober"), cell(p, "zone"), cell(p, "voice"), cell(p, "lastReason"), duration(p, "lastDurationSeconds"), recent(p)]);
@@ -93,6 +94,18 @@ fn probe(item: &Value) -> Vec<String> {
         lines.extend(sample(check));
     }
     lines
+}
+
+/// Down, a broken path and a sick prober are three different things.
+fn finding(finding: &Value) -> String {
+    let list = |key: &str| finding[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+    let (probers, zones) = (list("probers"), list("zones"));
+    match finding["what"].as_str() {
+        Some("target_down") => format!("target down: say {probers}"),
+        Some("path_broken") if zones.is_empty() => format!("path broken: {probers} cannot reach it, others of the same zone can"),
+        Some("path_broken") => format!("path broken: nobody in zone {zones} reaches it ({probers}), others do"),
+        _ => format!("prober sick: {probers} does not count: {}", cell(finding, "reason")),
+    }
 }
 
 /// `14 good, 30 connection_reset, 16 good`: oldest first.
@@ -131,7 +144,7 @@ fn prober(item: &Value) -> Vec<String> {
         item,
         &[
             ("alive", format!("{} for {}", cell(status, "alive"), age(status, "since"))),
-            ("sick", cell(status, "sick")),
+            ("sick", if status["sick"] == true { format!("for {}: {}", age(status, "sickSince"), cell(status, "sickReason")) } else { "no".to_owned() }),
             ("heard of", format!("{} ago", duration(status, "lastHeartbeatSeconds"))),
             ("labels", pairs(at(item, "metadata.labels"))),
             ("checks", cell(status, "checks")),

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use probity_coordinator::CoordinatorConfig;
 use probity_prober::ProberConfig;
+use probity_prober::config::SPOOL_AGE_MAX;
 use probity_prober::policy::AddressPolicy;
+use probity_prober::selfcheck::SelfCheckConfig;
 use probity_rpc::v1::{ApplyRequest, SourceFile};
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -175,6 +177,9 @@ impl System {
             tls: None,
             secrets_dir: secrets_dir(&self.args.data_dir),
             spool_bytes_max: 64 << 20,
+            spool_age_max: SPOOL_AGE_MAX,
+            // A laptop without a network still probes itself.
+            self_check: SelfCheckConfig::off(),
             faults_allow: proxy_faults(&proxies),
             proxies,
             address_policy: AddressPolicy::Anywhere,

@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, audit, desired, events, fleet, gameday, members, placement, requests, resources, rows, slo};
+use crate::{account, audit, desired, events, fleet, gameday, members, placement, requests, resources, rows, sickness, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -78,6 +78,8 @@ fn follow_up(state: &mut State, before: i64) {
         placement::place_all(state);
     }
     account::expire(state);
+    let turned = std::mem::take(&mut state.turned);
+    sickness::look(state, &turned);
     slo::evaluate(state);
     gameday::advance(state);
     requests::prune(state);

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{assign, events, placement, verdict, voice};
+use crate::{assign, events, placement, sickness, voice};
 
 /// A prober that came back must stay this long before it gets checks again: two leases; doubled with each flap.
 const RETURN_US: i64 = 30 * 1_000_000;
@@ -34,12 +34,6 @@ pub(crate) fn keeps(prober: &ProberRecord, now: i64) -> bool {
     !prober.alive && prober.kept_until_us > now
 }
 
-/// The newest time, from and to, in which a prober did not trust its own network; it may last.
-pub(crate) fn sick_between(state: &State, prober: &str) -> Option<(i64, i64)> {
-    let prober = state.probers.get(prober).filter(|p| p.sick_since_us != 0)?;
-    Some((prober.sick_since_us, if prober.sick { i64::MAX } else { prober.sick_until_us }))
-}
-
 /// Whether the passing of time alone changed what somebody may run.
 pub(crate) fn turned(state: &State, before: i64, now: i64) -> bool {
     next_turn(state, before).is_some_and(|at| at <= now)
@@ -55,7 +49,7 @@ fn next_turn(state: &State, after: i64) -> Option<i64> {
 }
 
 /// Stores a prober, and what is derived from it.
-fn put(state: &mut State, prober: ProberRecord) {
+pub(crate) fn put(state: &mut State, prober: ProberRecord) {
     if let Some(old) = state.probers.get(&prober.name) {
         state.index.remove_prober(old);
     }
@@ -76,8 +70,8 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
     if state.probers.iter().all(|p| !p.alive) {
         keep_absent(state, UNTIL_SOMEBODY_RETURNS);
     }
-    for sickness in &op.sickness {
-        sick(state, sickness);
+    for told in &op.sickness {
+        sickness::told(state, told);
     }
     if op.joined.is_empty() {
         for check in &moved {
@@ -148,22 +142,5 @@ fn join(state: &mut State, hello: &ProberHello) {
     put(state, prober);
     if let Some(message) = message {
         events::record(state, "prober", "", &format!("Prober/{}", hello.name), message.to_owned());
-    }
-}
-
-fn sick(state: &mut State, op: &ProberSickness) {
-    let now = state.now();
-    let Some(mut prober) = state.probers.get(&op.prober).filter(|p| p.sick != op.sick).cloned() else { return };
-    prober.sick = op.sick;
-    if op.sick {
-        prober.sick_since_us = now;
-    }
-    prober.sick_until_us = if op.sick { 0 } else { now };
-    put(state, prober);
-    let message = if op.sick { "is sick: it does not trust its own network" } else { "is well again" };
-    events::record(state, "prober", "", &format!("Prober/{}", op.prober), message.to_owned());
-    let checks: BTreeSet<String> = assign::of_prober(state, &op.prober).map(|a| a.check.clone()).collect();
-    for check in checks {
-        verdict::judge(state, &check, now, 0);
     }
 }

@@ -23,6 +23,7 @@ pub mod requests;
 mod resources;
 pub mod restore;
 pub mod rows;
+mod sickness;
 pub mod slo;
 mod state;
 mod table;

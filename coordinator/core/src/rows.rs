@@ -7,10 +7,10 @@ use probity_proto::reason::{self, Class};
 use probity_proto::v1::*;
 use prost::Message;
 
-use crate::fleet::{self, RETIRED_SPOOLS_KEPT};
+use crate::fleet::RETIRED_SPOOLS_KEPT;
 use crate::slo::SlotFacts;
 use crate::state::State;
-use crate::{account, assign, gameday, number_key, slo, voice};
+use crate::{account, assign, gameday, number_key, sickness, slo, voice};
 
 /// A row with more slots is nonsense.
 const ROW_SLOTS_MAX: u64 = 1_000_000;
@@ -105,7 +105,7 @@ fn content(state: &mut State, row: &ReportRow) -> bool {
         let outside = to.min(a.first_n).saturating_sub(from) + to.saturating_sub(from.max(end));
         extra(state, a.id, runs(reason, outside));
         // What overlaps with earlier rows was counted with them.
-        count(state, &a, to.min(end), Outcome { from, reason, slower_than: run.slower_than, row: Some(row) });
+        count(state, &a, to.min(end), Outcome { from, reason, counts_as: reason, slower_than: run.slower_than, row: Some(row) });
     }
     voice::show(state, &a, row);
     account::fold_if_done(state, row.assignment);
@@ -134,21 +134,24 @@ fn gap(state: &mut State, a: &AssignmentRecord, row: &ReportRow) {
 
 /// All slots before `to` that are not known yet are missed.
 pub(crate) fn missed(state: &mut State, a: &AssignmentRecord, to: u64, reason: Reason) {
-    count(state, a, to, Outcome { from: 0, reason, slower_than: 0, row: None });
+    count(state, a, to, Outcome { from: 0, reason, counts_as: reason, slower_than: 0, row: None });
 }
 
 /// One outcome of some slots.
 #[derive(Clone, Copy)]
 struct Outcome<'a> {
     from: u64,
+    /// What the prober found.
     reason: Reason,
+    /// What the account takes it for.
+    counts_as: Reason,
     slower_than: u32,
     row: Option<&'a ReportRow>,
 }
 
 /// Counts the slots before `to` that are not known yet. While its prober was sick, its runs say nothing (rule R10).
 fn count(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>) {
-    let (sick_from, sick_to) = match fleet::sick_between(state, &a.prober) {
+    let (sick_from, sick_to) = match sickness::between(state, &a.prober) {
         Some((since, until)) if outcome.reason.class() != Class::Missed => {
             let schedule = assign::schedule(a);
             (schedule.first_at_or_after(since), schedule.first_at_or_after(until))
@@ -156,7 +159,7 @@ fn count(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>)
         _ => (u64::MAX, u64::MAX),
     };
     piece(state, a, to.min(sick_from), outcome);
-    piece(state, a, to.min(sick_to), Outcome { reason: Reason::ProberSick, slower_than: 0, ..outcome });
+    piece(state, a, to.min(sick_to), Outcome { counts_as: Reason::ProberSick, ..outcome });
     piece(state, a, to, outcome);
 }
 
@@ -167,7 +170,7 @@ fn piece(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>)
     if to <= from {
         return;
     }
-    let (slots, reason) = (to - from, outcome.reason);
+    let (slots, reason) = (to - from, outcome.counts_as);
     assign::update(state, a.id, |a| {
         a.next_n = to;
         match reason.class() {
@@ -186,7 +189,8 @@ fn piece(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>)
         let at_us = ended_at(a, outcome.row, from, to);
         gameday::on_bad_run(state, &a.check, &a.prober, at_us, clock_error_us, reason);
     }
-    voice::on_slots(state, &facts, outcome.row);
+    // A sick one is still listened to, though not believed: that is how it is seen to recover.
+    voice::on_slots(state, &SlotFacts { reason: outcome.reason, ..facts }, outcome.row);
 }
 
 /// When the first run that is known in [from, to) ended, at its origin; without one, when the first was due.

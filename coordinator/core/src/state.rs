@@ -31,6 +31,8 @@ macro_rules! state {
             $($(#[$doc])* pub $field: Table<$record>,)*
             pub(crate) index: crate::index::Index,
             pub(crate) desired: crate::desired::Log,
+            /// Checks on which a voice turned in the command at hand.
+            pub(crate) turned: std::collections::BTreeSet<String>,
             hash: u64,
         }
 

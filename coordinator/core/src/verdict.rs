@@ -1,5 +1,7 @@
 //! Verdicts: is it up? k of the n assigned probers decide, by their voices ([`crate::voice`]).
 
+use std::collections::BTreeSet;
+
 use probity_proto::v1::*;
 
 use crate::state::State;
@@ -53,8 +55,60 @@ pub(crate) fn judge(state: &mut State, check: &str, seen_at_us: i64, clock_error
     gameday::on_verdict(state, check, new, seen_at_us, clock_error_us, down, voices.len());
 }
 
+/// What is wrong with a check, told apart: three different things for three different people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finding {
+    /// A quorum of those who are trusted says so.
+    TargetDown {
+        /// Who says down.
+        probers: Vec<String>,
+    },
+    /// It is not down, but cannot be reached from somewhere.
+    PathBroken {
+        /// Zones from which nobody reaches it.
+        zones: Vec<String>,
+        /// Who does not.
+        probers: Vec<String>,
+    },
+    /// A prober does not count: its own network is broken.
+    ProberSick {
+        /// Who.
+        prober: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Everything that is wrong with a check, as its probers see it.
+pub fn findings(state: &State, check: &str) -> Vec<Finding> {
+    let Some(record) = state.checks.get(check) else { return Vec::new() };
+    let spread_by = record.placement.as_ref().map(|p| p.spread_by.as_str()).filter(|s| !s.is_empty()).unwrap_or("zone");
+    let mut found = Vec::new();
+    let (mut down, mut up_zones, mut down_zones) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
+    let assigned: BTreeSet<&String> = assign::of_check(state, check).filter(|a| a.until_us == 0).map(|a| &a.prober).collect();
+    for prober in assigned.into_iter().filter_map(|name| state.probers.get(name)) {
+        let zone = prober.labels.get(spread_by).cloned().unwrap_or_default();
+        match heard(state, check, &prober.name) {
+            Verdict::Up => drop(up_zones.insert(zone)),
+            Verdict::Down => {
+                down.push(prober.name.clone());
+                down_zones.insert(zone);
+            }
+            Verdict::Unknown if prober.sick => found.push(Finding::ProberSick { prober: prober.name.clone(), reason: prober.sick_reason.clone() }),
+            Verdict::Unknown => {}
+        }
+    }
+    if record.verdict() == Verdict::Down {
+        found.insert(0, Finding::TargetDown { probers: down });
+    } else if !down.is_empty() && !up_zones.is_empty() {
+        let zones = down_zones.difference(&up_zones).filter(|z| !z.is_empty()).cloned().collect();
+        found.insert(0, Finding::PathBroken { zones, probers: down });
+    }
+    found
+}
+
 /// The voice of an assigned prober; an absent or sick one abstains.
-fn heard(state: &State, check: &str, prober: &str) -> Verdict {
+pub(crate) fn heard(state: &State, check: &str, prober: &str) -> Verdict {
     let trusted = state.probers.get(prober).is_some_and(|p| p.alive && !p.sick);
     let voter = state.voters.get(&pair_key(check, prober)).filter(|_| trusted);
     voter.map_or(Verdict::Unknown, |v| v.voice())

@@ -40,12 +40,14 @@ pub(crate) fn on_slots(state: &mut State, facts: &SlotFacts<'_>, row: Option<&Re
     voter.last_reason = facts.reason as i32;
     voter.last_n = last_n;
     voter.last_at_us = schedule.due(last_n);
+    remember(voter, facts);
     let before = voter.voice();
     let (next, after) = turn(voter, facts, &rule, schedule.due(last_n));
     if next == before || last_n < first_timely {
         return;
     }
     voter.voice = next as i32;
+    state.turned.insert(a.check.clone());
     // The run that turned it.
     let turned_n = (facts.first_n + u64::from(after.saturating_sub(1))).clamp(first_timely.min(last_n), last_n);
     let seen_at_us = rows::ended_at(a, row, turned_n, (turned_n + 1).min(end_n));
@@ -99,14 +101,12 @@ pub(crate) fn drop_unassigned(state: &mut State, check: &str) {
     }
 }
 
-/// Keeps what people look at: the newest outcomes and details.
-pub(crate) fn show(state: &mut State, a: &AssignmentRecord, row: &ReportRow) {
-    let Some(voter) = state.voters.get_mut(&pair_key(&a.check, &a.prober)) else { return };
-    for run in row.outcomes.iter().filter(|run| run.count > 0) {
-        match voter.recent.last_mut() {
-            Some(last) if last.reason == run.reason && last.slower_than == run.slower_than => last.count = last.count.saturating_add(run.count),
-            _ => voter.recent.push(*run),
-        }
+/// Keeps the newest outcomes: for people, and for what a sickness makes of them.
+fn remember(voter: &mut VoterRecord, facts: &SlotFacts<'_>) {
+    let count = u32::try_from(facts.count).unwrap_or(u32::MAX);
+    match voter.recent.last_mut() {
+        Some(last) if last.reason == facts.reason as i32 && last.slower_than == facts.slower_than => last.count = last.count.saturating_add(count),
+        _ => voter.recent.push(OutcomeRun { count, reason: facts.reason as i32, slower_than: facts.slower_than }),
     }
     let mut surplus = voter.recent.iter().map(|r| u64::from(r.count)).sum::<u64>().saturating_sub(RECENT_KEPT);
     let mut whole = 0;
@@ -119,6 +119,14 @@ pub(crate) fn show(state: &mut State, a: &AssignmentRecord, row: &ReportRow) {
         whole += 1;
     }
     voter.recent.drain(..whole);
+}
+
+/// Keeps the newest details, for people.
+pub(crate) fn show(state: &mut State, a: &AssignmentRecord, row: &ReportRow) {
+    if row.details.is_empty() {
+        return;
+    }
+    let Some(voter) = state.voters.get_mut(&pair_key(&a.check, &a.prober)) else { return };
     voter.details.extend(row.details.iter().cloned());
     let surplus = voter.details.len().saturating_sub(DETAILS_KEPT);
     voter.details.drain(..surplus);

@@ -433,9 +433,13 @@ fn whole(steps: &[Step]) -> Result<(), TestCaseError> {
     }
     net.heal();
     let now = net.world.time_us;
-    let (view, ledger) = (account::total(&net.world.state, now), &net.ledger);
+    let (mut view, ledger) = (account::total(&net.world.state, now), &net.ledger);
     prop_assert_eq!(view.planned, planned(&net.world, now), "planned");
-    prop_assert_eq!((view.good, view.bad, view.extra), (ledger.good, ledger.bad, ledger.extra), "good, bad, extra");
+    // By chance a prober is alone with its failures now and then, and its runs do not count for a while.
+    let sick = view.missed.get(&(Reason::ProberSick as u32)).copied().unwrap_or(0);
+    prop_assert_eq!((view.good + view.bad + sick, view.extra), (ledger.good + ledger.bad, ledger.extra), "runs, extra");
+    prop_assert!(view.good <= ledger.good && view.bad <= ledger.bad, "{view:?} makes more of good or bad than was reported");
+    view.missed.remove(&(Reason::ProberSick as u32));
     let gap_reasons = [Reason::SpoolDropped as u32, Reason::SpoolReplaced as u32];
     let of =
         |missed: &BTreeMap<u32, u64>, gaps: bool| missed.iter().filter(|(r, _)| gap_reasons.contains(r) == gaps).map(|(r, n)| (*r, *n)).collect::<Vec<_>>();

@@ -1,5 +1,6 @@
 //! One function per kind: records to JSON.
 
+use probity_core::verdict::{self, Finding};
 use probity_core::{State, account, assign, checks, pair_key, slo};
 use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
@@ -158,12 +159,14 @@ fn check(state: &State, c: &CheckRecord) -> Value {
         .into_iter()
         .map(|name| {
             let zone = state.probers.get(name).and_then(|p| p.labels.get("zone")).cloned();
+            let sick = state.probers.get(name).is_some_and(|p| p.sick).then_some(true);
             let Some(v) = state.voters.get(&pair_key(&c.check, name)) else {
-                return json!({"prober": name, "zone": zone, "voice": "unknown", "recent": [], "details": []});
+                return json!({"prober": name, "zone": zone, "sick": sick, "voice": "unknown", "recent": [], "details": []});
             };
             json!({
                 "prober": name,
                 "zone": zone,
+                "sick": sick,
                 "voice": verdict_word(v.voice()),
                 "lastReason": v.last_reason().label(),
                 "lastAt": time(v.last_at_us),
@@ -175,8 +178,16 @@ fn check(state: &State, c: &CheckRecord) -> Value {
         .collect();
     json!({
         "check": c.check, "target": target, "verdict": verdict_word(c.verdict()), "since": time(c.verdict_since_us),
-        "generation": c.generation, "probers": voters,
+        "generation": c.generation, "probers": voters, "findings": verdict::findings(state, &c.check).iter().map(finding).collect::<Vec<_>>(),
     })
+}
+
+fn finding(finding: &Finding) -> Value {
+    match finding {
+        Finding::TargetDown { probers } => json!({"what": "target_down", "probers": probers}),
+        Finding::PathBroken { zones, probers } => json!({"what": "path_broken", "zones": zones, "probers": probers}),
+        Finding::ProberSick { prober, reason } => json!({"what": "prober_sick", "probers": [prober], "reason": text(reason)}),
+    }
 }
 
 fn detail(d: &RunDetail) -> Value {
@@ -277,7 +288,7 @@ fn prober(state: &State, live: &Live<'_>, p: &ProberRecord) -> Value {
         .map(|c| json!({"name": c.name, "available": c.available, "detail": text(&c.detail), "undo": (c.undo != 0).then(|| undo_word(c.undo()))}))
         .collect();
     let status = json!({
-        "alive": p.alive, "since": time(p.since_us), "sick": p.sick, "zone": p.labels.get("zone"), "version": p.version,
+        "alive": p.alive, "since": time(p.since_us), "sick": p.sick, "sickReason": text(&p.sick_reason), "sickSince": if p.sick { time(p.sick_since_us) } else { Value::Null }, "zone": p.labels.get("zone"), "version": p.version,
         "checks": assign::of_prober(state, &p.name).filter(|a| a.until_us == 0).count(),
         "capabilities": capabilities,
         "proxies": p.proxies.iter().map(|x| json!({"name": x.name, "listen": x.listen, "upstream": x.upstream})).collect::<Vec<_>>(),

@@ -1,5 +1,6 @@
 //! `/api/v1/status`: one look at the cluster.
 
+use probity_core::verdict::{self, Finding};
 use probity_core::{State, account, gameday, number_key};
 use probity_proto::v1::*;
 use probity_replica::Role;
@@ -85,6 +86,17 @@ fn degraded(state: &State, live: &Live<'_>, unexplained: i64) -> Vec<String> {
     }
     for prober in state.probers.iter().filter(|p| !p.alive) {
         found.push(format!("prober {} is silent", prober.name));
+    }
+    for prober in state.probers.iter().filter(|p| p.alive && p.sick) {
+        found.push(format!("prober {} is sick: {}", prober.name, prober.sick_reason));
+    }
+    for check in state.checks.iter().filter(|c| c.verdict() != Verdict::Down) {
+        for finding in verdict::findings(state, &check.check) {
+            if let Finding::PathBroken { zones, probers } = finding {
+                let zones = if zones.is_empty() { String::new() } else { format!(" (all of zone {})", zones.join(", ")) };
+                found.push(format!("{} cannot be reached from {}{zones}, but from elsewhere", check.check, probers.join(", ")));
+            }
+        }
     }
     for alert in state.alerts.iter().filter(|a| a.state() == AlertState::Firing) {
         found.push(format!("alert {}/{} fires", alert.slo, alert.rule));

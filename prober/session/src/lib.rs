@@ -8,6 +8,7 @@ mod clock;
 mod faults;
 mod row;
 mod store;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -20,6 +21,7 @@ pub use faults::{FaultAction, FaultBook};
 use row::OpenRow;
 use store::Store;
 pub use store::StoreError;
+use trust::Trust;
 
 /// Rows in one message.
 const ROWS_PER_MESSAGE: usize = 256;
@@ -80,6 +82,14 @@ pub struct RunDone {
 struct Piece {
     count: u64,
     run: RunDone,
+    /// Held back since, and until when at most: a self-check has yet to say whether it is to be believed.
+    doubted: Option<(i64, i64)>,
+}
+
+impl Piece {
+    fn of(count: u64, run: RunDone) -> Piece {
+        Piece { count, run, doubted: None }
+    }
 }
 
 /// One assignment as the prober sees it.
@@ -129,6 +139,7 @@ pub struct Session {
     /// How many spools began in this run.
     spools_begun: u32,
     dropped_slots: u64,
+    trust: Trust,
     /// Faults and their reports.
     pub faults: FaultBook,
 }
@@ -152,6 +163,7 @@ impl Session {
             cluster_id: saved.cluster_id,
             spools_begun: u32::from(saved.fresh),
             dropped_slots: 0,
+            trust: Trust::default(),
             faults: FaultBook::new(saved.fence, saved.ended),
         })
     }
@@ -291,7 +303,9 @@ impl Session {
     pub fn on_run_done(&mut self, assignment: u64, n: u64, run: RunDone, now_us: i64) {
         let Some(running) = self.assignments.get_mut(&assignment) else { return };
         if n >= running.row_n && n < running.next_n {
-            running.finished.insert(n, Piece { count: 1, run });
+            let mut piece = Piece::of(1, run);
+            self.trust.judge(&mut piece, now_us);
+            running.finished.insert(n, piece);
             running.collect(now_us);
         }
     }
@@ -395,7 +409,8 @@ impl Session {
             .values()
             .flat_map(|r| {
                 let due = r.schedule().due(r.next_n);
-                [(due < r.until()).then_some(due), r.row.due_at(self.config.flush_us, self.config.unsteady_flush_us)]
+                let doubted = r.finished.get(&r.row_n).and_then(|p| p.doubted).map(|(_, until)| until);
+                [(due < r.until()).then_some(due), doubted, r.row.due_at(self.config.flush_us, self.config.unsteady_flush_us)]
             })
             .flatten()
             .min()
@@ -407,14 +422,15 @@ impl Running {
     fn miss_until(&mut self, n: u64, why: Reason) {
         if n > self.next_n {
             let run = RunDone { reason: why, ..RunDone::default() };
-            self.finished.insert(self.next_n, Piece { count: n - self.next_n, run });
+            self.finished.insert(self.next_n, Piece::of(n - self.next_n, run));
             self.next_n = n;
         }
     }
 
     /// Moves finished slots into the row as far as they are contiguous.
     fn collect(&mut self, now_us: i64) {
-        while let Some(piece) = self.finished.remove(&self.row_n) {
+        while let Some(next) = self.finished.first_entry().filter(|e| *e.key() == self.row_n && e.get().doubted.is_none_or(|(_, until)| until <= now_us)) {
+            let piece = next.remove();
             let level = match piece.run.reason.class() {
                 Class::Good => self.spec.thresholds_us.iter().filter(|t| piece.run.duration_us > **t).count() as u32,
                 _ => 0,

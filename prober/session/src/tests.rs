@@ -197,3 +197,54 @@ fn another_cluster_gets_nothing_of_the_old_one() {
     session.on_desired(DesiredSet { fence: 2, ..desired(vec![assignment(1, 201)]) }, 200 * SECOND).expect("stored");
     assert_eq!(session.assignments(), 1, "its fences begin anew");
 }
+
+/// A bad run of slot `s` that took a second, and what went into rows by then.
+fn bad_run(session: &mut Session, s: i64) -> usize {
+    for start in session.due(s * SECOND) {
+        let run = RunDone { reason: Reason::ConnectTimeout, started_at_us: start.due_us, duration_us: 1_000_000, ..RunDone::default() };
+        session.on_run_done(start.assignment, start.n, run, (s + 1) * SECOND);
+    }
+    session.close_everything((s + 1) * SECOND).expect("stored");
+    session.spooled().0 as usize
+}
+
+#[test]
+fn a_bad_run_waits_for_the_self_check_and_counts_when_that_is_well() {
+    let mut session = open_at(100 * SECOND);
+    session.expect_self_checks();
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    assert_eq!(bad_run(&mut session, 101), 0, "held back");
+    session.on_self_check(102 * SECOND - 1, None, 102 * SECOND);
+    session.close_everything(102 * SECOND).expect("stored");
+    assert_eq!(session.spooled().0, 0, "that check began before the run had ended");
+    session.on_self_check(102 * SECOND, None, 102 * SECOND + 1);
+    session.close_everything(102 * SECOND + 1).expect("stored");
+    assert_eq!(outcomes(&session.rows_to_send()), [(101, 1, Reason::ConnectTimeout)]);
+    // One that never says anything does not hold runs for ever.
+    assert_eq!(bad_run(&mut session, 102), 1);
+    assert!(session.next_wakeup().is_some_and(|at| at <= 109 * SECOND));
+    session.close_everything(110 * SECOND).expect("stored");
+    assert_eq!(outcomes(&session.rows_to_send()), [(102, 1, Reason::ConnectTimeout)]);
+}
+
+#[test]
+fn the_runs_of_a_sick_prober_are_missed_from_the_first_on() {
+    let mut session = open_at(100 * SECOND);
+    session.expect_self_checks();
+    session.on_desired(desired(vec![assignment(1, 101), assignment(2, 101)]), 100 * SECOND).expect("stored");
+    run(&mut session, 101, 103, Reason::Good);
+    bad_run(&mut session, 103);
+    session.on_self_check(105 * SECOND, Some("no default route"), 106 * SECOND);
+    assert_eq!(session.sick(), Some((103 * SECOND, "no default route")), "since the first run that was in doubt");
+    run(&mut session, 104, 106, Reason::Good);
+    bad_run(&mut session, 106);
+    session.on_self_check(108 * SECOND, None, 108 * SECOND);
+    assert_eq!(session.sick(), None);
+    run(&mut session, 107, 109, Reason::Good);
+    session.close_everything(109 * SECOND).expect("stored");
+    let rows = session.rows_to_send();
+    let found: Vec<(u64, u32, Reason)> = outcomes(&rows.iter().filter(|r| r.assignment == 1).cloned().collect::<Vec<_>>());
+    assert_eq!(found.iter().filter(|(.., r)| *r == Reason::ProberSick).map(|(_, count, _)| count).sum::<u32>(), 4, "{found:?}");
+    assert_eq!((found.first().copied(), found.last().copied()), (Some((101, 2, Reason::Good)), Some((107, 2, Reason::Good))));
+    assert!(rows.iter().flat_map(|r| &r.details).any(|d| d.message == "found while sick: connect_timeout"), "what it found is told to people");
+}

@@ -11,6 +11,11 @@ use crate::{assign, checks, events, gameday};
 /// A slot that nobody reported this long after its time-out is missing, for the no-data rule.
 const OVERDUE_US: i64 = 30 * 1_000_000;
 
+/// Alerts of probers are of this namespace, and their subject begins so, as no name of an SLO can.
+const PROBER_NAMESPACE: &str = "default";
+const PROBER_PREFIX: &str = "prober:";
+const SICK: &str = "sick";
+
 /// How many episodes are kept.
 const EPISODES_KEPT: usize = 500;
 
@@ -164,24 +169,33 @@ fn turn(state: &mut State, slo: &Judged, mut alert: AlertRecord, next: AlertStat
 }
 
 fn open(state: &mut State, slo: &Judged, alert: &AlertRecord, message: &str) -> String {
+    // A fixed set: labels are the identity of an alert at its receivers.
+    let mut labels: BTreeMap<String, String> = slo.policy.labels.clone();
+    let own = [
+        ("alertname", if alert.rule == policy::NO_DATA { "ProbityNoData" } else { "ProbityErrorBudgetBurn" }),
+        ("service", &slo.service),
+        ("slo", &alert.slo),
+        ("rule", &alert.rule),
+    ];
+    labels.extend(own.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    open_episode(state, alert, labels, slo.policy.annotations.clone(), message)
+}
+
+/// An episode of an alert, told to whom its labels route it.
+fn open_episode(
+    state: &mut State,
+    alert: &AlertRecord,
+    mut labels: BTreeMap<String, String>,
+    mut annotations: BTreeMap<String, String>,
+    message: &str,
+) -> String {
     let now = state.now();
     let meta = state.meta_mut();
     meta.next_episode += 1;
     let number = meta.next_episode;
     let id = format!("{}/{}/{}#{number}", alert.namespace, alert.slo, alert.rule);
     let severity = if alert.severity() == Severity::Page { "page" } else { "ticket" };
-    // A fixed set: labels are the identity of an alert at its receivers.
-    let mut labels: BTreeMap<String, String> = slo.policy.labels.clone();
-    let own = [
-        ("alertname", if alert.rule == policy::NO_DATA { "ProbityNoData" } else { "ProbityErrorBudgetBurn" }),
-        ("severity", severity),
-        ("namespace", &alert.namespace),
-        ("service", &slo.service),
-        ("slo", &alert.slo),
-        ("rule", &alert.rule),
-    ];
-    labels.extend(own.map(|(k, v)| (k.to_owned(), v.to_owned())));
-    let mut annotations = slo.policy.annotations.clone();
+    labels.extend([("severity", severity), ("namespace", &alert.namespace)].map(|(k, v)| (k.to_owned(), v.to_owned())));
     annotations.entry("summary".to_owned()).or_insert_with(|| message.to_owned());
     let episode = EpisodeRecord {
         id: id.clone(),
@@ -227,6 +241,34 @@ fn trim(state: &mut State) {
     }
 }
 
+/// A prober is sick, and why, or well again. Its alert is of the namespace `default`, and routed like any other by its labels.
+pub(crate) fn prober_alert(state: &mut State, prober: &str, sick: Option<&str>) {
+    let subject = format!("{PROBER_PREFIX}{prober}");
+    let key = format!("{PROBER_NAMESPACE}/{subject}/{SICK}");
+    match (sick, state.alerts.get(&key).cloned()) {
+        (Some(reason), None) => {
+            let mut alert = AlertRecord {
+                namespace: PROBER_NAMESPACE.to_owned(),
+                slo: subject,
+                rule: SICK.to_owned(),
+                severity: Severity::Ticket as i32,
+                state: AlertState::Firing as i32,
+                since_us: state.now(),
+                ..AlertRecord::default()
+            };
+            let labels = [("alertname", "ProbityProberSick"), ("prober", prober), ("rule", SICK)].map(|(k, v)| (k.to_owned(), v.to_owned()));
+            let message = format!("prober {prober} is sick, its runs do not count: {reason}");
+            alert.episode = open_episode(state, &alert, labels.into(), BTreeMap::new(), &message);
+            state.alerts.put(alert);
+        }
+        (None, Some(alert)) => {
+            state.alerts.remove(&key);
+            resolve(state, &alert.episode);
+        }
+        _ => {}
+    }
+}
+
 /// Alerts whose SLO or rule is gone resolve, and go.
 pub(crate) fn drop_orphans(state: &mut State) {
     let mut wanted = std::collections::BTreeSet::new();
@@ -235,8 +277,10 @@ pub(crate) fn drop_orphans(state: &mut State) {
         let rules = policy.rules.iter().map(|r| r.name.clone()).chain([policy::NO_DATA.to_owned()]);
         wanted.extend(rules.map(|rule| format!("{}/{}/{rule}", resource.namespace, resource.name)));
     }
+    let of_probers = format!("{PROBER_NAMESPACE}/{PROBER_PREFIX}");
     for key in state.alerts.keys() {
         if !wanted.contains(&key)
+            && !key.starts_with(&of_probers)
             && let Some(alert) = state.alerts.remove(&key)
             && !alert.episode.is_empty()
         {

@@ -52,6 +52,38 @@ pub(crate) fn ensure(state: &mut State, namespace: &str, name: &str, spec: &SloS
 
 /// Adds the outcome of some slots to the ledgers of the SLOs on their probe.
 pub(crate) fn on_slots(state: &mut State, facts: &SlotFacts<'_>) {
+    each_series(state, facts, |series, class, schedule| {
+        spread(series, schedule, facts.first_n, facts.first_n + facts.count, |bucket, slots| *field(bucket, class) += slots);
+    });
+}
+
+/// What was counted with this outcome turns out to say nothing: now it is missed.
+pub(crate) fn recount_as_missed(state: &mut State, facts: &SlotFacts<'_>) {
+    each_series(state, facts, |series, class, schedule| {
+        let kept_from = series.buckets.first().map_or(u64::MAX, |b| b.index);
+        spread(series, schedule, facts.first_n, facts.first_n + facts.count, |bucket, slots| {
+            // Older buckets are gone, with what was in them.
+            if bucket.index >= kept_from {
+                let counted = field(bucket, class);
+                let moved = slots.min(*counted);
+                *counted -= moved;
+                bucket.missed += moved;
+            }
+        });
+        series.buckets.retain(|b| b.index >= kept_from);
+    });
+}
+
+fn field(bucket: &mut Bucket, class: Class) -> &mut u64 {
+    match class {
+        Class::Good => &mut bucket.good,
+        Class::Bad => &mut bucket.bad,
+        Class::Missed => &mut bucket.missed,
+    }
+}
+
+/// Calls `change` for each series of each SLO on the slots' probe, with what the outcome is to that SLO.
+fn each_series(state: &mut State, facts: &SlotFacts<'_>, change: impl Fn(&mut BucketSeries, Class, Schedule)) {
     let Some(check) = state.checks.get(&facts.assignment.check) else { return };
     let (namespace, probe) = (check.namespace.clone(), check.probe.clone());
     let keys: Vec<(String, u64)> = of_probe(state, &namespace, &probe).map(|(r, s)| (format!("{}/{}", r.namespace, r.name), s.max_duration_us)).collect();
@@ -65,13 +97,7 @@ pub(crate) fn on_slots(state: &mut State, facts: &SlotFacts<'_>) {
             class => class,
         };
         let Some(ledger) = state.ledgers.get_mut(&key) else { continue };
-        for series in &mut ledger.series {
-            spread(series, schedule, facts.first_n, facts.first_n + facts.count, |bucket, slots| match class {
-                Class::Good => bucket.good += slots,
-                Class::Bad => bucket.bad += slots,
-                Class::Missed => bucket.missed += slots,
-            });
-        }
+        ledger.series.iter_mut().for_each(|series| change(series, class, schedule));
     }
 }
 

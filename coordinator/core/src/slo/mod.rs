@@ -8,6 +8,7 @@ pub mod outbox;
 pub mod policy;
 pub mod theory;
 
+pub(crate) use alert::prober_alert;
 pub use burn::{Burn, budget_spent_ppm, window_counts};
 pub use explain::{Explain, RuleExplain, explain};
 

@@ -84,7 +84,11 @@ impl World {
     }
 
     pub fn sick(&mut self, prober: &str, sick: bool) {
-        let sickness = vec![ProberSickness { prober: prober.to_owned(), sick }];
+        self.sick_since(prober, sick, 0);
+    }
+
+    pub fn sick_since(&mut self, prober: &str, sick: bool, since_us: i64) {
+        let sickness = vec![ProberSickness { prober: prober.to_owned(), sick, since_us, reason: "no default route".to_owned() }];
         self.apply(Op::FleetChange(FleetChange { sickness, ..FleetChange::default() }));
     }
 
