@@ -2,13 +2,15 @@
 //! size of the state.
 //!
 //! Whoever changes a record that stands in one goes through the function beside it: [`crate::assign::update`],
-//! [`crate::fleet::put`], [`crate::requests::remember`].
+//! [`crate::fleet::put`], [`crate::requests::remember`], [`crate::slo::ledger::update`], [`crate::resources`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
-use crate::account;
+use crate::slo::ledger;
+use crate::{Record, account};
 
 /// Where to find things.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +23,10 @@ pub(crate) struct Index {
     pub(crate) turns: BTreeSet<(i64, String)>,
     /// Answered requests, oldest first.
     pub(crate) requests: BTreeSet<(i64, String)>,
+    /// Ledgers by when their SLO is to be judged, or forgotten.
+    pub(crate) judge: BTreeSet<(i64, String)>,
+    /// Names of the SLOs on a probe, both with their namespace.
+    pub(crate) slos_of_probe: BTreeMap<(String, String), BTreeSet<String>>,
 }
 
 impl Index {
@@ -53,6 +59,35 @@ impl Index {
     pub(crate) fn remove_prober(&mut self, prober: &ProberRecord) {
         for turn in turns(prober) {
             self.turns.remove(&turn);
+        }
+    }
+
+    /// Adds a ledger of the table.
+    pub(crate) fn add_ledger(&mut self, ledger: &LedgerRecord) {
+        self.judge.insert((ledger::due_at(ledger), ledger.key()));
+    }
+
+    /// Removes it again.
+    pub(crate) fn remove_ledger(&mut self, ledger: &LedgerRecord) {
+        self.judge.remove(&(ledger::due_at(ledger), ledger.key()));
+    }
+
+    /// Adds a resource of the table.
+    pub(crate) fn add_resource(&mut self, resource: &Resource) {
+        if let Some(Spec::Slo(slo)) = &resource.spec {
+            self.slos_of_probe.entry((resource.namespace.clone(), slo.probe.clone())).or_default().insert(resource.name.clone());
+        }
+    }
+
+    /// Removes it again.
+    pub(crate) fn remove_resource(&mut self, resource: &Resource) {
+        let Some(Spec::Slo(slo)) = &resource.spec else { return };
+        let key = (resource.namespace.clone(), slo.probe.clone());
+        if let Some(names) = self.slos_of_probe.get_mut(&key) {
+            names.remove(&resource.name);
+            if names.is_empty() {
+                self.slos_of_probe.remove(&key);
+            }
         }
     }
 

@@ -121,6 +121,8 @@ fn derived(state: &State, found: &mut Found) {
     state.assignments.iter().for_each(|a| index.add(a));
     state.probers.iter().for_each(|p| index.add_prober(p));
     state.requests.iter().for_each(|r| index.add_request(r));
+    state.ledgers.iter().for_each(|l| index.add_ledger(l));
+    state.resources.iter().for_each(|r| index.add_resource(r));
     found.unless(index == state.index, "R3", || "an index differs from its table".to_owned());
     for a in state.assignments.iter() {
         found.unless(state.assignments.get(&number_key(a.id)).is_some_and(|same: &AssignmentRecord| same.id == a.id), "R3", || {

@@ -21,6 +21,7 @@ pub(crate) fn apply(state: &mut State, command: &Command, op: &ApplyResources) -
     let mut probes = BTreeSet::new();
     for key in &op.delete {
         if let Some(old) = state.resources.remove(&resource_key(&key.kind, &key.namespace, &key.name)) {
+            state.index.remove_resource(&old);
             note_probe(&old, &mut probes);
             slo::on_deleted(state, &old, op.purge);
             record(state, command, &old, "deleted", &old.document_json, "");
@@ -36,7 +37,10 @@ pub(crate) fn apply(state: &mut State, command: &Command, op: &ApplyResources) -
     for (namespace, probe) in &probes {
         checks::sync(state, namespace, probe);
     }
-    slo::on_resources_changed(state);
+    let judged_anew = |c: &&ResourceChange| c.action != "unchanged" && c.key.as_ref().is_some_and(|k| k.kind == "SLO" || k.kind == "BurnRatePolicy");
+    if changes.iter().find(judged_anew).is_some() {
+        slo::on_resources_changed(state);
+    }
     Ok(changes)
 }
 
@@ -55,7 +59,9 @@ fn put(state: &mut State, command: &Command, new: &Resource, probes: &mut BTreeS
         note_probe(&record_now, probes);
         if let Some(old) = &old {
             note_probe(old, probes);
+            state.index.remove_resource(old);
         }
+        state.index.add_resource(&record_now);
         let before = old.map(|o| o.document_json).unwrap_or_default();
         record(state, command, &record_now, action, &before, &record_now.document_json);
         state.resources.put(record_now);

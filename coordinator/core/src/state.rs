@@ -145,6 +145,8 @@ impl State {
             MetaRecord::TABLE => self.desired = crate::desired::Log::from_revision(self.meta().desired_revision),
             AssignmentRecord::TABLE => self.assignments.get(key).into_iter().for_each(|a| self.index.add(a)),
             ProberRecord::TABLE => self.probers.get(key).into_iter().for_each(|p| self.index.add_prober(p)),
+            LedgerRecord::TABLE => self.ledgers.get(key).into_iter().for_each(|l| self.index.add_ledger(l)),
+            Resource::TABLE => self.resources.get(key).into_iter().for_each(|r| self.index.add_resource(r)),
             RequestRecord::TABLE => self.requests.get(key).into_iter().for_each(|r| self.index.add_request(r)),
             _ => {}
         }

@@ -16,6 +16,9 @@ const PROBER_NAMESPACE: &str = "default";
 const PROBER_PREFIX: &str = "prober:";
 const SICK: &str = "sick";
 
+/// A quiet SLO is looked at this often, all at the same moments: overdue slots are noticed, for a tick each only while nothing else happens.
+const QUIET_US: i64 = 10 * 1_000_000;
+
 /// How many episodes are kept.
 const EPISODES_KEPT: usize = 500;
 
@@ -28,26 +31,43 @@ struct Judged {
     policy: BurnRatePolicySpec,
 }
 
-/// Judges all rules. An SLO whose windows hold nothing bad, with no alert alive and nothing missing, costs a look.
-pub(crate) fn evaluate(state: &mut State) {
-    let judged: Vec<Judged> = all(state)
-        .filter_map(|(resource, spec)| {
-            let policy = policy::of(state, &resource.namespace, spec)?;
-            Some(Judged { namespace: resource.namespace.clone(), name: resource.name.clone(), service: spec.service.clone(), spec: spec.clone(), policy })
-        })
-        .collect();
-    for slo in judged {
-        let missing_ppm = missing_ppm(state, &slo);
-        if quiet(state, &slo, missing_ppm) {
-            continue;
-        }
-        ledger::materialize(state, &format!("{}/{}", slo.namespace, slo.name), &slo.namespace, &slo.spec.probe);
+/// Judges the rules of one SLO, by its ledger's key, and says when to do so again.
+pub(crate) fn judge_slo(state: &mut State, key: &str) {
+    let now = state.now();
+    let Some(slo) = judged(state, key) else {
+        // No alerts are wanted.
+        ledger::update(state, key, |l| (l.judge_at_us, l.judged_at_us, l.restless) = (ledger::NEVER, now, false));
+        return;
+    };
+    let missing_ppm = missing_ppm(state, &slo);
+    if !quiet(state, &slo, missing_ppm) {
+        ledger::materialize(state, key, &slo.namespace, &slo.spec.probe);
         no_data(state, &slo, missing_ppm);
         let blind = slo.policy.no_data.is_some_and(|r| r.missing_ppm > 0 && missing_ppm > r.missing_ppm);
         for rule in &slo.policy.rules {
             judge(state, &slo, rule, blind);
         }
     }
+    let restless = !quiet(state, &slo, missing_ppm);
+    let again = if restless {
+        let width = slo.policy.rules.iter().map(|r| (r.short_us / 12).max(1)).min().unwrap_or(60_000_000) as i64;
+        // Not more often than five times a second, however narrow a window is.
+        next_multiple(now, width).max(now + 200_000)
+    } else {
+        next_multiple(now, QUIET_US)
+    };
+    ledger::update(state, key, |l| (l.judge_at_us, l.judged_at_us, l.restless) = (again, now, restless));
+}
+
+fn next_multiple(now: i64, width: i64) -> i64 {
+    (now / width + 1) * width
+}
+
+fn judged(state: &State, key: &str) -> Option<Judged> {
+    let ledger = state.ledgers.get(key)?;
+    let (resource, spec) = super::find(state, &ledger.namespace, &ledger.slo)?;
+    let policy = policy::of(state, &resource.namespace, spec)?;
+    Some(Judged { namespace: resource.namespace.clone(), name: resource.name.clone(), service: spec.service.clone(), spec: spec.clone(), policy })
 }
 
 /// Nothing bad in any rule's window, nothing missing, no alert alive.
@@ -287,23 +307,4 @@ pub(crate) fn drop_orphans(state: &mut State) {
             resolve(state, &alert.episode);
         }
     }
-}
-
-/// The next moment at which a window moves on while something is in it.
-pub(crate) fn next_deadline(state: &State) -> Option<i64> {
-    let now = state.now();
-    all(state)
-        .filter_map(|(resource, spec)| {
-            let policy = policy::of(state, &resource.namespace, spec)?;
-            let slo = Judged { namespace: resource.namespace.clone(), name: resource.name.clone(), service: String::new(), spec: spec.clone(), policy };
-            let missing = missing_ppm(state, &slo);
-            // Overdue slots are noticed within 10 s, which costs a tick each only while nothing else happens.
-            if quiet(state, &slo, missing) {
-                return Some(now + 10 * 1_000_000);
-            }
-            let width = slo.policy.rules.iter().map(|r| (r.short_us / 12).max(1)).min().unwrap_or(60_000_000) as i64;
-            // Not more often than five times a second, however narrow a window is.
-            Some(((now / width) + 1) * width).map(|t| t.max(now + 200_000))
-        })
-        .min()
 }

@@ -9,6 +9,10 @@ use super::{SlotFacts, of_probe, policy};
 use crate::state::State;
 use crate::{assign, checks};
 
+/// `judge_at_us` of a ledger that nothing waits for.
+pub(crate) const NEVER: i64 = i64::MAX;
+/// An SLO is judged at most this often: one on thousands of checks costs each judgement a look at all of them.
+const PACE_US: i64 = 100_000;
 const HOUR_US: u64 = 3_600 * 1_000_000;
 
 /// Makes an SLO's ledger, or lets the one it has follow its rules. Buckets that it keeps stay as they are.
@@ -44,10 +48,13 @@ pub(crate) fn ensure(state: &mut State, namespace: &str, name: &str, spec: &SloS
             BucketSeries { width_us, keep, buckets }
         })
         .collect();
-    let new = LedgerRecord { series, window_us: spec.window_us, deleted_at_us: 0, ..old.clone() };
-    if state.ledgers.get(&key) != Some(&new) {
-        state.ledgers.put(new);
+    // Whatever changed, its rules are judged by what they are now.
+    let new = LedgerRecord { series, window_us: spec.window_us, deleted_at_us: 0, judge_at_us: now, ..old };
+    if let Some(old) = state.ledgers.get(&key) {
+        state.index.remove_ledger(old);
     }
+    state.index.add_ledger(&new);
+    state.ledgers.put(new);
 }
 
 /// Adds the outcome of some slots to the ledgers of the SLOs on their probe.
@@ -98,6 +105,7 @@ fn each_series(state: &mut State, facts: &SlotFacts<'_>, change: impl Fn(&mut Bu
         };
         let Some(ledger) = state.ledgers.get_mut(&key) else { continue };
         ledger.series.iter_mut().for_each(|series| change(series, class, schedule));
+        news(state, &key, class);
     }
 }
 
@@ -183,14 +191,37 @@ pub(crate) fn sum(series: &BucketSeries, from: u64, to: u64) -> Bucket {
     total
 }
 
-/// Drops the tombstones whose window has passed.
-pub(crate) fn expire(state: &mut State) {
-    let now = state.now();
-    let dead = |l: &LedgerRecord| l.deleted_at_us != 0 && l.deleted_at_us + l.window_us as i64 <= now;
-    if state.ledgers.iter().any(dead) {
-        let keys: Vec<String> = state.ledgers.iter().filter(|l| dead(l)).map(crate::Record::key).collect();
-        for key in keys {
-            state.ledgers.remove(&key);
-        }
+/// When its SLO is judged next; a tombstone's end.
+pub(crate) fn due_at(ledger: &LedgerRecord) -> i64 {
+    if ledger.deleted_at_us == 0 { ledger.judge_at_us } else { ledger.deleted_at_us.saturating_add(i64::try_from(ledger.window_us).unwrap_or(NEVER)) }
+}
+
+/// Changes a ledger's times, and what is derived from them.
+pub(crate) fn update(state: &mut State, key: &str, change: impl FnOnce(&mut LedgerRecord)) {
+    let Some(ledger) = state.ledgers.get_mut(key) else { return };
+    let before = due_at(ledger);
+    change(ledger);
+    let after = due_at(ledger);
+    if before != after {
+        state.index.judge.remove(&(before, key.to_owned()));
+        state.index.judge.insert((after, key.to_owned()));
     }
+}
+
+/// Forgets a ledger.
+pub(crate) fn forget(state: &mut State, key: &str) {
+    match state.ledgers.remove(key) {
+        Some(ledger) => state.index.remove_ledger(&ledger),
+        None => state.index.judge.retain(|(_, k)| k != key),
+    }
+}
+
+/// News of some slots: bad or missing ones are judged soon, any while the SLO is restless.
+fn news(state: &mut State, key: &str, class: Class) {
+    let now = state.now();
+    update(state, key, |ledger| {
+        if class != Class::Good || ledger.restless {
+            ledger.judge_at_us = ledger.judge_at_us.min(now.max(ledger.judged_at_us + PACE_US));
+        }
+    });
 }

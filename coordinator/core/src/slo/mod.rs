@@ -41,8 +41,10 @@ pub(crate) fn all(state: &State) -> impl Iterator<Item = (&Resource, &SloSpec)> 
 }
 
 /// The SLOs on a probe.
-pub(crate) fn of_probe<'a>(state: &'a State, namespace: &'a str, probe: &'a str) -> impl Iterator<Item = (&'a Resource, &'a SloSpec)> {
-    all(state).filter(move |(r, slo)| r.namespace == namespace && slo.probe == probe)
+pub(crate) fn of_probe<'a>(state: &'a State, namespace: &str, probe: &str) -> impl Iterator<Item = (&'a Resource, &'a SloSpec)> + use<'a> {
+    let names = state.index.slos_of_probe.get(&(namespace.to_owned(), probe.to_owned()));
+    let namespace = namespace.to_owned();
+    names.into_iter().flatten().filter_map(move |name| find(state, &namespace, name))
 }
 
 /// One SLO.
@@ -71,21 +73,27 @@ pub(crate) fn on_deleted(state: &mut State, old: &Resource, purge: bool) {
     let now = state.now();
     let key = format!("{}/{}", old.namespace, old.name);
     if purge {
-        state.ledgers.remove(&key);
-    } else if let Some(ledger) = state.ledgers.get_mut(&key) {
-        ledger.deleted_at_us = now;
+        ledger::forget(state, &key);
+    } else {
+        ledger::update(state, &key, |ledger| ledger.deleted_at_us = now);
     }
 }
 
-/// Judges every rule of every SLO at the present log time.
+/// Judges the SLOs that are due: something bad or missing came in, a window moved on, or nobody looked for a while. Costs those, not all.
 pub(crate) fn evaluate(state: &mut State) {
-    ledger::expire(state);
-    alert::evaluate(state);
+    while let Some((at, key)) = state.index.judge.first().cloned()
+        && at <= state.now()
+    {
+        match state.ledgers.get(&key) {
+            Some(ledger) if ledger.deleted_at_us == 0 => alert::judge_slo(state, &key),
+            _ => ledger::forget(state, &key),
+        }
+    }
 }
 
 /// When a rule may change without a command.
 pub(crate) fn next_deadline(state: &State) -> Option<i64> {
-    alert::next_deadline(state)
+    state.index.judge.first().map(|(at, _)| *at).filter(|at| *at != ledger::NEVER)
 }
 
 /// What speaks against an SLO's rules: (path, message, hint).
