@@ -111,6 +111,9 @@ fn set_version(state: &mut State, command: &Command, version: u32) -> Result<(),
     if version < runs {
         return Err(refused(RefusalCode::Version, format!("the cluster runs command version {runs}; it cannot go back to {version}")));
     }
+    if let Some(old) = state.members.iter().find(|m| m.max_command_version < version) {
+        return Err(refused(RefusalCode::Version, format!("{} understands command version {} only", old.name, old.max_command_version)));
+    }
     state.meta_mut().version = version;
     audit::record(state, command, "set version", "Cluster/cluster", &runs.to_string(), &version.to_string());
     Ok(())

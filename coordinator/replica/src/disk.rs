@@ -102,7 +102,7 @@ impl Replica {
                         self.look_for_room(out)?;
                     }
                 }
-                Input::Peer(_) | Input::Unreachable(_) => {}
+                Input::Peer(_) | Input::Unreachable(_) | Input::Persistence { .. } => {}
             }
         }
         Ok(())

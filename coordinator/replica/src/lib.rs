@@ -13,6 +13,7 @@ mod convert;
 mod disk;
 mod members;
 mod node;
+mod slow;
 mod snapshot;
 mod store;
 
@@ -30,6 +31,14 @@ pub enum Fatal {
     /// The raft crate found its own state impossible.
     #[error("raft failed")]
     Raft(#[from] raft::Error),
+    /// The cluster has left this build behind.
+    #[error("the cluster runs command version {cluster}, this build understands {build}: start a newer one")]
+    Version {
+        /// Of the cluster.
+        cluster: u32,
+        /// Of this build.
+        build: u32,
+    },
     /// What was written is not what is read.
     #[error("{0}")]
     Damaged(String),

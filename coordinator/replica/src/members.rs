@@ -195,6 +195,11 @@ impl Replica {
         others.max_by_key(|id| raft.raft.prs().get(*id).map(|p| (p.matched, *id)))
     }
 
+    /// Whether a voter could take over at once.
+    pub(crate) fn could_lead(&self, id: u64) -> bool {
+        self.raft.as_ref().is_some_and(|r| r.raft.id != id && r.store().conf_state.voters.contains(&id) && caught_up(r, id))
+    }
+
     /// Leadership to the voter that is furthest.
     fn hand_over(&mut self) -> Result<(), Fatal> {
         if let (Some(best), Some(raft)) = (self.successor(), &mut self.raft) {
@@ -213,6 +218,7 @@ impl Replica {
             let command = Command::decode(&change.context[..]).map_err(|_| unreadable())?;
             let reply = if go {
                 let result = probity_core::apply(&mut self.state, entry.index, &command);
+                self.check_version()?;
                 // An answer from before is the answer to a change from before.
                 go = matches!(&result.result, Some(command_result::Result::Applied(applied)) if applied.index == entry.index);
                 Reply::Applied { index: entry.index, result }

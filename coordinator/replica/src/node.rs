@@ -11,6 +11,7 @@ use raft::{RawNode, StateRole, eraftpb};
 use crate::Fatal;
 use crate::convert;
 use crate::disk::{Full, Medium, is_full};
+use crate::slow::Disks;
 use crate::snapshot::{Source, Staged, Staging};
 use crate::store::{FormError, Identity, OpenError, Store};
 
@@ -31,6 +32,12 @@ pub struct Config {
     pub log_entries_max: u64,
     /// A file below this is not made smaller.
     pub compact_bytes_min: u64,
+    /// A disk is slow when the 99th percentile of its commits takes this many microseconds...
+    pub slow_persist_us: u64,
+    /// ...and a leader hands over when that lasted this many ticks.
+    pub slow_ticks: u64,
+    /// The newest command set that this build understands; a test plays a newer or an older build.
+    pub command_version: u32,
 }
 
 impl Default for Config {
@@ -43,6 +50,9 @@ impl Default for Config {
             flush_ticks: 100,
             log_entries_max: 20_000,
             compact_bytes_min: 32 << 20,
+            slow_persist_us: 100_000,
+            slow_ticks: 200,
+            command_version: COMMAND_VERSION,
         }
     }
 }
@@ -79,6 +89,11 @@ pub enum Input {
         tag: u64,
         /// To whom.
         to: u64,
+    },
+    /// What a commit to this member's disk takes, about every second: the leader hands over when its disk is slow and another's is not.
+    Persistence {
+        /// 99th percentile of the last seconds, in microseconds.
+        p99_us: u64,
     },
     /// Nothing can be sent to a member now.
     Unreachable(u64),
@@ -192,6 +207,8 @@ pub struct Replica {
     /// While the disk is full there is no raft.
     pub(crate) full: Option<Full>,
     pub(crate) compactions: u64,
+    pub(crate) disks: Disks,
+    pub(crate) handed_over: u64,
 }
 
 impl std::fmt::Debug for Replica {
@@ -204,6 +221,10 @@ impl Replica {
     /// Opens a member on its store. `incarnation` is a number that no earlier run of it had.
     pub fn open(config: Config, db: redb::Database, incarnation: u64) -> Result<Replica, OpenError> {
         let (store, state) = Store::open(db, config.new_id)?;
+        let (cluster, build) = (state.meta().version, config.command_version);
+        if cluster > build {
+            return Err(OpenError::Version { cluster, build });
+        }
         let mut replica = Replica {
             config,
             unformed: Some(store),
@@ -220,6 +241,8 @@ impl Replica {
             medium: None,
             full: None,
             compactions: 0,
+            disks: Disks::default(),
+            handed_over: 0,
         };
         replica.start()?;
         Ok(replica)
@@ -424,6 +447,7 @@ impl Replica {
             Input::Read { tag } => raft.read_index([incarnation.to_le_bytes(), tag.to_le_bytes()].concat()),
             Input::Configure { tag, command } => self.configure(tag, command, out),
             Input::Transfer { tag, to } => self.transfer(tag, to, out),
+            Input::Persistence { p99_us } => self.on_persistence(p99_us, out),
             Input::Unreachable(id) => raft.report_unreachable(id),
         }
         Ok(())
@@ -441,6 +465,7 @@ impl Replica {
         }
         let Some(raft) = &mut self.raft else { return Ok(()) };
         match message.message.clone() {
+            Some(Peer::Persistence(report)) => self.on_persistence_report(message.from, &report),
             Some(Peer::NotMember(told)) => return self.told_not_member(&told),
             Some(Peer::Raft(m)) if m.snapshot.is_some() => {
                 let manifest = m.snapshot.unwrap_or_default();
@@ -503,6 +528,10 @@ impl Replica {
                 let Some((manifest, state, rows)) = self.staged.take_if(|(m, ..)| m.index == ready.snapshot().get_metadata().index) else {
                     return Err(Fatal::Raft(raft::Error::Store(raft::StorageError::SnapshotOutOfDate)));
                 };
+                let (cluster, build) = (state.meta().version, self.config.command_version);
+                if cluster > build {
+                    return Err(Fatal::Version { cluster, build });
+                }
                 raft.mut_store().install(&manifest, &rows, &hs)?;
                 self.state = *state;
                 self.applied = manifest.index;
@@ -534,6 +563,7 @@ impl Replica {
             } else if !entry.data.is_empty() {
                 let command = Command::decode(&entry.data[..]).map_err(|_| Fatal::Entry { index: entry.index })?;
                 let result = probity_core::apply(&mut self.state, entry.index, &command);
+                self.check_version()?;
                 if let Some(tag) = self.own_tag(&entry.context) {
                     out.replies.push((tag, Reply::Applied { index: entry.index, result }));
                 }
@@ -634,9 +664,15 @@ impl Replica {
         }
     }
 
+    /// A member that does not understand the cluster's commands any more stops before it would disagree.
+    pub(crate) fn check_version(&self) -> Result<(), Fatal> {
+        let (cluster, build) = (self.state.meta().version, self.config.command_version);
+        if cluster > build { Err(Fatal::Version { cluster, build }) } else { Ok(()) }
+    }
+
     /// The command set that this build understands.
     pub fn command_version(&self) -> u32 {
-        COMMAND_VERSION
+        self.config.command_version
     }
 }
 

@@ -48,6 +48,14 @@ pub enum OpenError {
     /// raft does not accept what is stored.
     #[error("raft does not accept the store")]
     Raft(#[from] raft::Error),
+    /// Written by a cluster that this build does not understand.
+    #[error("the cluster runs command version {cluster}, this build understands {build}: a cluster does not go back, start a newer build")]
+    Version {
+        /// Of the cluster.
+        cluster: u32,
+        /// Of this build.
+        build: u32,
+    },
     /// It saw its own removal.
     #[error("this member, {id:x}, was removed from cluster {cluster_id}: delete its data directory; `probity cluster join` takes it in again as a new member")]
     Removed {
