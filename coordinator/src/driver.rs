@@ -42,6 +42,8 @@ pub(crate) struct Driver {
 impl Driver {
     /// Runs until `stop`, or until the store fails.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
+        let peers = self.peers.clone();
+        self.replica.send_early(move |message| peers.send(message));
         let mut waiting: BTreeMap<u64, Waiter> = BTreeMap::new();
         let mut next_tag = 1u64;
         let mut tick = tokio::time::interval(TICK);

@@ -185,8 +185,12 @@ pub struct Status {
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
 
+/// Takes messages that need not wait for the disk.
+struct Early(Box<dyn FnMut(PeerMessage) + Send>);
+
 /// One member.
 pub struct Replica {
+    early: Option<Early>,
     pub(crate) config: Config,
     /// Before the group is formed there is only a store.
     pub(crate) unformed: Option<Store>,
@@ -226,6 +230,7 @@ impl Replica {
             return Err(OpenError::Version { cluster, build });
         }
         let mut replica = Replica {
+            early: None,
             config,
             unformed: Some(store),
             raft: None,
@@ -246,6 +251,12 @@ impl Replica {
         };
         replica.start()?;
         Ok(replica)
+    }
+
+    /// Messages that promise nothing of this member's disk (a leader's entries to its followers) go to `tell` while the disk still writes, instead
+    /// of into [`Outputs`]: the disks of a group work at the same time.
+    pub fn send_early(&mut self, tell: impl FnMut(PeerMessage) + Send + 'static) {
+        self.early = Some(Early(Box::new(tell)));
     }
 
     /// Starts raft, once the store belongs to a group.
@@ -521,7 +532,12 @@ impl Replica {
             }
             let cluster_id = raft.store().identity.cluster_id.clone();
             let mut ready = raft.ready();
-            send(&cluster_id, ready.take_messages(), out);
+            let early = ready.take_messages();
+            match &mut self.early {
+                Some(Early(tell)) => early.into_iter().filter_map(|m| convert::to_peer(&cluster_id, m)).for_each(tell),
+                None => send(&cluster_id, early, out),
+            }
+            let Some(raft) = &mut self.raft else { return Ok(()) };
             if !ready.snapshot().is_empty() {
                 // The hard state is written with the snapshot: neither without the other.
                 let hs = ready.hs().cloned().unwrap_or_else(|| raft.store().hard_state().clone());

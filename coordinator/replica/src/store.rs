@@ -212,8 +212,14 @@ impl Store {
     }
 
     fn commit(&self, write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
+        self.transaction(true, write)
+    }
+
+    /// Quick repair saves a look at the whole file at the start after a crash, and costs each commit a second sync. The log's commits, which somebody
+    /// waits for, go without: redb is crash-safe either way.
+    fn transaction(&self, quick_repair: bool, write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
         let mut txn = self.db.begin_write().map_err(error)?;
-        txn.set_quick_repair(true);
+        txn.set_quick_repair(quick_repair);
         write(&txn)?;
         txn.commit().map_err(error)
     }
@@ -315,7 +321,7 @@ impl Store {
         }
         let first = entries.first().map(|e| e.index);
         let last = self.last().0;
-        self.commit(|txn| {
+        self.transaction(false, |txn| {
             if let Some(first) = first {
                 let mut log = txn.open_table(LOG).map_err(error)?;
                 for index in first..=last {

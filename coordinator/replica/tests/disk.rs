@@ -29,6 +29,7 @@ fn fill_up(net: &mut Net, id: u64) {
 fn a_leader_whose_disk_is_full_hands_over_and_comes_back_when_there_is_room() {
     let mut net = Net::on_media(&[1, 2, 3]);
     let leader = net.leader().expect("a leader");
+    net.write("before");
     fill_up(&mut net, leader);
     assert!(net.member(leader).disk_full(), "{:?}", net.ended);
     assert_eq!(net.member(leader).status().role, Role::Follower);
