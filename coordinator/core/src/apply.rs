@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, audit, desired, events, fleet, gameday, members, placement, requests, resources, rows, sickness, slo};
+use crate::{account, audit, desired, events, fleet, gameday, members, requests, resources, rows, sickness, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -74,9 +74,7 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
 
 /// What follows from the time that has passed, and from whatever the command changed.
 fn follow_up(state: &mut State, before: i64) {
-    if fleet::turned(state, before, state.now()) {
-        placement::place_all(state);
-    }
+    fleet::turn(state, before);
     account::expire(state);
     let turned = std::mem::take(&mut state.turned);
     sickness::look(state, &turned);

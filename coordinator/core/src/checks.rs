@@ -1,18 +1,21 @@
 //! Checks: one per target of a probe. What is run, or when, changing makes a new generation of its schedule.
 
+use std::collections::BTreeSet;
+
 use probity_proto::check::CheckName;
 use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::state::{State, resource_key};
-use crate::{assign, placement, voice};
+use crate::{assign, placement, verdict, voice};
 
 /// Makes the checks of a probe follow its resource; without one they go.
-pub(crate) fn sync(state: &mut State, namespace: &str, probe: &str) {
+pub(crate) fn sync(state: &mut State, fleet: &placement::Fleet, namespace: &str, probe: &str) {
     let wanted = wanted(state, namespace, probe);
+    let names: BTreeSet<&String> = wanted.iter().map(|w| &w.check).collect();
     for check in of_probe(state, namespace, probe) {
-        if !wanted.iter().any(|w| w.check == check) {
+        if !names.contains(&check) {
             remove(state, &check);
         }
     }
@@ -40,7 +43,10 @@ pub(crate) fn sync(state: &mut State, namespace: &str, probe: &str) {
         }
         let check = new.check.clone();
         state.checks.put(new);
-        placement::place(state, &check);
+        placement::place(state, fleet, &check);
+        // Its assignments may have ended above, and its rule may be another one.
+        voice::drop_unassigned(state, &check);
+        verdict::judge(state, &check, state.now(), 0);
     }
 }
 
@@ -97,5 +103,6 @@ fn remove(state: &mut State, check: &str) {
     {
         crate::account::fold_closed(state, &closed);
     }
+    state.placed.remove(check);
     voice::drop_unassigned(state, check);
 }

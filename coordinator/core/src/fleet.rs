@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{assign, events, placement, sickness, voice};
+use crate::{assign, events, placement, sickness, verdict, voice};
 
 /// A prober that came back must stay this long before it gets checks again: two leases; doubled with each flap.
 const RETURN_US: i64 = 30 * 1_000_000;
@@ -34,12 +34,29 @@ pub(crate) fn keeps(prober: &ProberRecord, now: i64) -> bool {
     !prober.alive && prober.kept_until_us > now
 }
 
-/// Whether the passing of time alone changed what somebody may run.
-pub(crate) fn turned(state: &State, before: i64, now: i64) -> bool {
-    next_turn(state, before).is_some_and(|at| at <= now)
+/// What the passing of time alone changed: who may be given checks again, and who is not waited for any longer.
+pub(crate) fn turn(state: &mut State, before: i64) {
+    let now = state.now();
+    let turns = state.index.turns.range((before.saturating_add(1), String::new())..).take_while(|(at, _)| *at <= now);
+    let turned: BTreeSet<String> = turns.map(|(_, name)| name.clone()).collect();
+    if turned.is_empty() {
+        return;
+    }
+    let absent = turned.iter().filter(|name| state.probers.get(name).is_some_and(|p| !p.alive));
+    let moved: BTreeSet<String> = absent.flat_map(|name| held(state, name)).collect();
+    let fleet = placement::Fleet::of(state);
+    for check in &moved {
+        placement::place(state, &fleet, check);
+    }
+    placement::place_for(state, &Vec::from_iter(turned));
 }
 
-/// When that happens next.
+/// The checks that a prober has now.
+fn held(state: &State, prober: &str) -> Vec<String> {
+    assign::of_prober(state, prober).filter(|a| a.until_us == 0).map(|a| a.check.clone()).collect()
+}
+
+/// When time changes something next.
 pub(crate) fn next_deadline(state: &State) -> Option<i64> {
     next_turn(state, state.now())
 }
@@ -59,12 +76,19 @@ pub(crate) fn put(state: &mut State, prober: ProberRecord) {
 
 /// Applies transitions, then moves checks once.
 pub(crate) fn change(state: &mut State, op: &FleetChange) {
-    // Whoever leaves moves its own checks only; whoever comes may be wanted by any.
+    // Whoever leaves moves its own checks only.
     let mut moved = BTreeSet::new();
     for name in &op.left {
         left(state, name, &mut moved);
     }
+    let mut newcomers = Vec::new();
+    let mut relabelled = false;
     for hello in op.joined.iter().filter_map(|j| j.hello.as_ref()) {
+        let old = state.probers.get(&hello.name);
+        relabelled |= old.is_some_and(|p| p.labels != hello.labels);
+        if old.is_none_or(|p| !p.alive) {
+            newcomers.push(hello.name.clone());
+        }
         join(state, hello);
     }
     if state.probers.iter().all(|p| !p.alive) {
@@ -73,12 +97,17 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
     for told in &op.sickness {
         sickness::told(state, told);
     }
-    if op.joined.is_empty() {
-        for check in &moved {
-            placement::place(state, check);
-        }
-    } else {
+    let fleet = placement::Fleet::of(state);
+    for check in &moved {
+        placement::place(state, &fleet, check);
+        // Whoever left is not heard any more, even if nobody else can run it.
+        verdict::judge(state, check, state.now(), 0);
+    }
+    // Whoever comes may be wanted by any; whoever has other labels than before may be wanted by others.
+    if relabelled {
         placement::place_all(state);
+    } else if !newcomers.is_empty() {
+        placement::place_for(state, &newcomers);
     }
 }
 
@@ -98,7 +127,7 @@ fn left(state: &mut State, name: &str, moved: &mut BTreeSet<String>) {
     prober.alive = false;
     prober.since_us = now;
     put(state, prober);
-    moved.extend(assign::of_prober(state, name).filter(|a| a.until_us == 0).map(|a| a.check.clone()));
+    moved.extend(held(state, name));
     voice::silence(state, name);
     events::record(state, "prober", "", &format!("Prober/{name}"), "silent: its checks move".to_owned());
 }

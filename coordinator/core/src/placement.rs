@@ -1,5 +1,8 @@
 //! Placement: which probers run a check. Rendezvous hashing with a zone spread, in integers: every replica computes the
 //! same, and a prober that comes or goes moves its own share only.
+//!
+//! What a command costs follows what it moves, not what there is: a prober that leaves has its own checks placed again; for one that
+//! comes, each check compares it with those it has, by numbers kept at hand, and only what it wins is placed again.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -12,14 +15,26 @@ use crate::{assign, fleet, verdict, voice};
 
 /// How many probers run a check that does not say.
 pub const DEFAULT_COUNT: usize = 3;
+/// The label whose values a check is spread over, if it does not say.
+const SPREAD_BY: &str = "zone";
 
 /// How much a check wants a prober: the same everywhere and for ever.
 pub fn score(check: &str, prober: &str) -> u64 {
+    mix(hash(check), hash(prober))
+}
+
+fn hash(name: &str) -> u64 {
     let mut hasher = SipHasher13::new();
-    hasher.write(check.as_bytes());
-    hasher.write_u8(0);
-    hasher.write(prober.as_bytes());
+    hasher.write(name.as_bytes());
     hasher.finish()
+}
+
+/// The finaliser of splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) over both hashes.
+fn mix(check: u64, prober: u64) -> u64 {
+    let mut x = check ^ prober.rotate_left(32);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
 }
 
 /// How many probers a check wants.
@@ -31,69 +46,192 @@ fn wanted(placement: &Placement) -> usize {
     }
 }
 
-/// The probers that should run `check`, most wanted first: as many as there are, up to what the placement says.
-pub fn choose(check: &str, placement: &Placement, candidates: &[&ProberRecord]) -> Vec<String> {
-    let spread_by = if placement.spread_by.is_empty() { "zone" } else { &placement.spread_by };
-    let mut ranked = candidates.to_vec();
-    ranked.sort_by_cached_key(|p| (std::cmp::Reverse(score(check, &p.name)), p.name.clone()));
-    // The best of every zone come first, then the second of every zone, ...
-    let mut seen_in_zone: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut in_turn: Vec<(usize, usize, &str)> = Vec::with_capacity(ranked.len());
-    for (rank, prober) in ranked.iter().enumerate() {
-        let seen = seen_in_zone.entry(prober.labels.get(spread_by).map_or("", String::as_str)).or_default();
-        in_turn.push((*seen, rank, &prober.name));
-        *seen += 1;
-    }
-    in_turn.sort_unstable();
-    in_turn.into_iter().take(wanted(placement)).map(|(_, _, name)| name.to_owned()).collect()
+fn spread_by(placement: &Placement) -> &str {
+    if placement.spread_by.is_empty() { SPREAD_BY } else { &placement.spread_by }
 }
 
-fn matches(selector: Option<&Selector>, labels: &BTreeMap<String, String>) -> bool {
-    selector.is_none_or(|s| s.match_labels.iter().all(|(k, v)| labels.get(k) == Some(v)))
+/// A prober as placement sees it.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    name: String,
+    labels: BTreeMap<String, String>,
+    hash: u64,
+    /// Of its label [`SPREAD_BY`].
+    zone: u64,
+}
+
+impl Candidate {
+    /// Of a prober.
+    pub fn of(prober: &ProberRecord) -> Candidate {
+        let zone = hash(prober.labels.get(SPREAD_BY).map_or("", String::as_str));
+        Candidate { name: prober.name.clone(), labels: prober.labels.clone(), hash: hash(&prober.name), zone }
+    }
+
+    fn zone_by(&self, label: &str) -> u64 {
+        if label == SPREAD_BY { self.zone } else { hash(self.labels.get(label).map_or("", String::as_str)) }
+    }
+
+    fn fits(&self, selector: Option<&Selector>) -> bool {
+        selector.is_none_or(|s| s.match_labels.iter().all(|(k, v)| self.labels.get(k) == Some(v)))
+    }
+}
+
+/// One that a check may be given to: its zone, and how much it is wanted.
+#[derive(Debug, Clone, Copy)]
+struct Ranked<'a> {
+    zone: u64,
+    score: u64,
+    name: &'a str,
+}
+
+/// The probers that should run `check`, most wanted first: as many as there are, up to what the placement says.
+pub fn choose<'a>(check: &str, placement: &Placement, candidates: impl IntoIterator<Item = &'a Candidate>) -> Vec<String> {
+    choose_ranked(check, placement, candidates).into_iter().map(|r| r.name.to_owned()).collect()
+}
+
+/// The best of every zone come first, then the second of every zone, ...
+fn choose_ranked<'a>(check: &str, placement: &Placement, candidates: impl IntoIterator<Item = &'a Candidate>) -> Vec<Ranked<'a>> {
+    let (count, label, check) = (wanted(placement), spread_by(placement), hash(check));
+    // Of a zone no more can be chosen than are wanted at all.
+    let mut zones: BTreeMap<u64, Vec<Ranked<'a>>> = BTreeMap::new();
+    for candidate in candidates.into_iter().filter(|c| c.fits(placement.selector.as_ref())) {
+        let new = Ranked { zone: candidate.zone_by(label), score: mix(check, candidate.hash), name: &candidate.name };
+        let best = zones.entry(new.zone).or_default();
+        if best.len() < count {
+            best.push(new);
+            best.sort_unstable_by(better);
+        } else if let Some(last) = best.last_mut()
+            && better(&new, last).is_lt()
+        {
+            *last = new;
+            best.sort_unstable_by(better);
+        }
+    }
+    let mut in_turn: Vec<(usize, Ranked<'a>)> = zones.into_values().flat_map(|best| best.into_iter().enumerate()).collect();
+    in_turn.sort_unstable_by(|(seen, a), (other, b)| seen.cmp(other).then_with(|| better(a, b)));
+    in_turn.into_iter().take(count).map(|(_, ranked)| ranked).collect()
+}
+
+/// Whether one comes before another.
+fn better(a: &Ranked<'_>, b: &Ranked<'_>) -> std::cmp::Ordering {
+    b.score.cmp(&a.score).then_with(|| a.name.cmp(b.name))
+}
+
+/// The fleet at one moment: made once for all the checks that a command places.
+#[derive(Debug, Default)]
+pub(crate) struct Fleet {
+    /// Who may be given checks.
+    eligible: Vec<Candidate>,
+    /// Who is there, but must stay for a while first.
+    waiting: Vec<Candidate>,
+}
+
+impl Fleet {
+    pub(crate) fn of(state: &State) -> Fleet {
+        let now = state.now();
+        let mut all = Fleet::default();
+        for prober in state.probers.iter().filter(|p| p.alive) {
+            let list = if fleet::eligible(prober, now) { &mut all.eligible } else { &mut all.waiting };
+            list.push(Candidate::of(prober));
+        }
+        all
+    }
+}
+
+/// How a check was placed, in numbers: what a prober that comes is compared with. Derived, never stored; a check that has none
+/// is placed in full.
+#[derive(Debug, Clone)]
+pub(crate) struct Placed {
+    hash: u64,
+    placement: Placement,
+    /// (zone, score) of those that run it.
+    chosen: Vec<(u64, u64)>,
+}
+
+impl Placed {
+    /// Whether a prober that was not there would be chosen now.
+    fn wants(&self, new: &Candidate) -> bool {
+        if !new.fits(self.placement.selector.as_ref()) {
+            return false;
+        }
+        let (zone, score) = (new.zone_by(spread_by(&self.placement)), mix(self.hash, new.hash));
+        // Its place among those of its zone, and that of the last one of all, were it there.
+        let seen_of = |zone: u64, score: u64, with_new: bool| self.chosen.iter().filter(|(z, s)| *z == zone && *s > score).count() + usize::from(with_new);
+        let own = (seen_of(zone, score, false), u64::MAX - score);
+        // Equal scores: let the full placement decide.
+        self.chosen.iter().any(|(z, s)| own <= (seen_of(*z, *s, *z == zone && score > *s), u64::MAX - *s))
+    }
 }
 
 /// Makes a check's assignments follow the fleet.
-pub(crate) fn place(state: &mut State, check: &str) {
-    let Some(record) = state.checks.get(check).cloned() else { return };
-    let now = state.now();
+pub(crate) fn place(state: &mut State, fleet: &Fleet, check: &str) {
+    let Some(record) = state.checks.get(check) else {
+        state.placed.remove(check);
+        return;
+    };
+    let placement = record.placement.clone().unwrap_or_default();
     let open: Vec<(u64, String)> = assign::of_check(state, check).filter(|a| a.until_us == 0).map(|a| (a.id, a.prober.clone())).collect();
-    let placed = placed(state, &record, &open, now);
-    for (id, _) in open.iter().filter(|(_, p)| !placed.contains(p)) {
-        assign::end(state, *id);
+    let (chosen, at_hand) = placed(state, fleet, check, &placement, &open);
+    match at_hand {
+        Some(chosen) => drop(state.placed.insert(check.to_owned(), Placed { hash: hash(check), placement, chosen })),
+        None => drop(state.placed.remove(check)),
     }
-    for prober in placed.iter().filter(|p| !open.iter().any(|(_, o)| o == *p)) {
+    let ended: Vec<u64> = open.iter().filter(|(_, p)| !chosen.contains(p)).map(|(id, _)| *id).collect();
+    let started: Vec<&String> = chosen.iter().filter(|p| !open.iter().any(|(_, o)| o == *p)).collect();
+    if ended.is_empty() && started.is_empty() {
+        return;
+    }
+    let Some(record) = state.checks.get(check).cloned() else { return };
+    for id in ended {
+        assign::end(state, id);
+    }
+    for prober in started {
         assign::start(state, &record, prober);
     }
     voice::drop_unassigned(state, check);
-    verdict::judge(state, check, now, 0);
+    verdict::judge(state, check, state.now(), 0);
 }
 
-/// Who runs a check. Those who may; if there is none, those who wait to be trusted again; if nobody is there at all, those
-/// who had it: they may be probing alone (rule R9), or will say that they were off.
-fn placed(state: &State, check: &CheckRecord, open: &[(u64, String)], now: i64) -> Vec<String> {
-    let placement = check.placement.clone().unwrap_or_default();
-    let wanted = wanted(&placement);
-    let fit = |may: &dyn Fn(&ProberRecord) -> bool| -> Vec<String> {
-        let candidates: Vec<&ProberRecord> = state.probers.iter().filter(|p| may(p) && matches(placement.selector.as_ref(), &p.labels)).collect();
-        choose(&check.check, &placement, &candidates)
+/// Who runs a check, and in numbers if it has all that it wants of those who may.
+///
+/// Those who may are the eligible, and the absent that are waited for with what they have. If there is none, those who wait to
+/// be trusted again; if nobody is there at all, those who had it: they may be probing alone (rule R9), or will say that they were off.
+fn placed(state: &State, fleet: &Fleet, check: &str, placement: &Placement, open: &[(u64, String)]) -> (Vec<String>, Option<Vec<(u64, u64)>>) {
+    let now = state.now();
+    let absent = |may: fn(&ProberRecord, i64) -> bool| -> Vec<Candidate> {
+        let holders = open.iter().filter_map(|(_, name)| state.probers.get(name));
+        holders.filter(|p| !p.alive && may(p, now)).map(Candidate::of).collect()
     };
-    let holds = |p: &ProberRecord| open.iter().any(|(_, name)| name == &p.name);
-    let mut placed = fit(&|p| fleet::eligible(p, now));
-    if placed.is_empty() {
-        placed = fit(&|p| p.alive);
+    let kept = absent(fleet::keeps);
+    let chosen = choose_ranked(check, placement, fleet.eligible.iter().chain(&kept));
+    if !chosen.is_empty() {
+        let full = chosen.len() >= wanted(placement);
+        let at_hand = full.then(|| chosen.iter().map(|r| (r.zone, r.score)).collect());
+        return (chosen.into_iter().map(|r| r.name.to_owned()).collect(), at_hand);
     }
-    let nobody = placed.is_empty();
-    if placed.len() < wanted {
-        let absent = fit(&|p| !p.alive && holds(p) && (nobody || fleet::keeps(p, now)));
-        placed.extend(absent.into_iter().take(wanted - placed.len()));
-    }
-    placed
+    let waiting = choose(check, placement, &fleet.waiting);
+    if waiting.is_empty() { (choose(check, placement, &absent(|_, _| true)), None) } else { (waiting, None) }
 }
 
 /// The same for all checks.
 pub(crate) fn place_all(state: &mut State) {
+    let fleet = Fleet::of(state);
     for check in state.checks.keys() {
-        place(state, &check);
+        place(state, &fleet, &check);
+    }
+}
+
+/// Places what probers that came are wanted for.
+pub(crate) fn place_for(state: &mut State, newcomers: &[String]) {
+    let fleet = Fleet::of(state);
+    let new: Vec<&Candidate> = fleet.eligible.iter().filter(|c| newcomers.contains(&c.name)).collect();
+    let mut concerned: Vec<String> = state.placed.iter().filter(|(_, placed)| new.iter().any(|n| placed.wants(n))).map(|(check, _)| check.clone()).collect();
+    if state.placed.len() < state.checks.len() {
+        concerned.extend(state.checks.iter().filter(|c| !state.placed.contains_key(&c.check)).map(|c| c.check.clone()));
+        concerned.sort_unstable();
+    }
+    for check in concerned {
+        place(state, &fleet, &check);
     }
 }
 
@@ -101,16 +239,15 @@ pub(crate) fn place_all(state: &mut State) {
 mod tests {
     use super::*;
 
-    fn prober(name: &str, zone: &str) -> ProberRecord {
-        ProberRecord { name: name.to_owned(), labels: [("zone".to_owned(), zone.to_owned())].into(), ..ProberRecord::default() }
+    fn prober(name: &str, zone: &str) -> Candidate {
+        Candidate::of(&ProberRecord { name: name.to_owned(), labels: [("zone".to_owned(), zone.to_owned())].into(), ..ProberRecord::default() })
     }
 
     #[test]
     fn zones_are_spread() {
-        let fleet: Vec<ProberRecord> = (0..9).map(|i| prober(&format!("p{i}"), ["a", "b", "c"][i % 3])).collect();
-        let all: Vec<&ProberRecord> = fleet.iter().collect();
+        let fleet: Vec<Candidate> = (0..9).map(|i| prober(&format!("p{i}"), ["a", "b", "c"][i % 3])).collect();
         for n in 0..50 {
-            let chosen = choose(&format!("default/c{n}"), &Placement::default(), &all);
+            let chosen = choose(&format!("default/c{n}"), &Placement::default(), &fleet);
             let zones: std::collections::BTreeSet<_> =
                 chosen.iter().filter_map(|name| fleet.iter().find(|p| &p.name == name)).map(|p| &p.labels["zone"]).collect();
             assert_eq!(zones.len(), 3, "{chosen:?}");
@@ -122,14 +259,13 @@ mod tests {
         /// zone is used twice only when every other one with somebody left is used.
         #[test]
         fn a_join_or_leave_moves_only_its_share(zones in proptest::collection::vec(0..4usize, 2..16), count in 0..6u32, leaver: proptest::sample::Index) {
-            let fleet: Vec<ProberRecord> = zones.iter().enumerate().map(|(i, z)| prober(&format!("p{i}"), ["a", "b", "c", "d"][*z])).collect();
-            let all: Vec<&ProberRecord> = fleet.iter().collect();
+            let fleet: Vec<Candidate> = zones.iter().enumerate().map(|(i, z)| prober(&format!("p{i}"), ["a", "b", "c", "d"][*z])).collect();
             let gone = &fleet[leaver.index(fleet.len())].name;
-            let rest: Vec<&ProberRecord> = fleet.iter().filter(|p| &p.name != gone).collect();
+            let rest: Vec<&Candidate> = fleet.iter().filter(|p| &p.name != gone).collect();
             let placement = Placement { count, ..Placement::default() };
             for n in 0..20 {
                 let check = format!("default/c{n}");
-                let (with, without) = (choose(&check, &placement, &all), choose(&check, &placement, &rest));
+                let (with, without) = (choose(&check, &placement, &fleet), choose(&check, &placement, rest.iter().copied()));
                 proptest::prop_assert!(with.iter().filter(|p| *p != gone).all(|p| without.contains(p)));
                 let new = without.iter().filter(|p| !with.contains(p)).count();
                 proptest::prop_assert!(new <= usize::from(with.contains(gone)));
@@ -142,13 +278,30 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// The numbers at hand decide as the whole fleet would: a newcomer is wanted exactly if it is chosen.
+        #[test]
+        fn a_newcomer_is_wanted_exactly_if_it_is_chosen(zones in proptest::collection::vec(0..4usize, 3..16), count in 1..6u32, spread in proptest::bool::ANY) {
+            let fleet: Vec<Candidate> = zones.iter().enumerate().map(|(i, z)| prober(&format!("p{i}"), ["a", "b", "c", "d"][*z])).collect();
+            let (new, old) = fleet.split_last().expect("at least three");
+            let placement = Placement { count, spread_by: if spread { String::new() } else { "rack".to_owned() }, ..Placement::default() };
+            for n in 0..40 {
+                let check = format!("default/c{n}");
+                let chosen: Vec<(u64, u64)> = choose_ranked(&check, &placement, old).iter().map(|r| (r.zone, r.score)).collect();
+                if chosen.len() == count as usize {
+                    let placed = Placed { hash: hash(&check), placement: placement.clone(), chosen };
+                    proptest::prop_assert_eq!(placed.wants(new), choose(&check, &placement, &fleet).contains(&new.name));
+                }
+            }
+        }
+    }
+
     #[test]
     fn checks_are_spread_over_the_fleet() {
-        let fleet: Vec<ProberRecord> = (0..10).map(|i| prober(&format!("p{i}"), "a")).collect();
-        let all: Vec<&ProberRecord> = fleet.iter().collect();
+        let fleet: Vec<Candidate> = (0..10).map(|i| prober(&format!("p{i}"), "a")).collect();
         let mut load: BTreeMap<String, usize> = BTreeMap::new();
         for n in 0..1_000 {
-            for name in choose(&format!("default/c{n}"), &Placement::default(), &all) {
+            for name in choose(&format!("default/c{n}"), &Placement::default(), &fleet) {
                 *load.entry(name).or_default() += 1;
             }
         }

@@ -6,6 +6,7 @@ use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::apply::refused;
+use crate::placement;
 use crate::state::{State, resource_key};
 use crate::{admission, audit, checks, events, slo};
 
@@ -34,8 +35,9 @@ pub(crate) fn apply(state: &mut State, command: &Command, op: &ApplyResources) -
     if changes.iter().any(|c| c.action != "unchanged") {
         state.meta_mut().resource_revision += 1;
     }
+    let fleet = if probes.is_empty() { placement::Fleet::default() } else { placement::Fleet::of(state) };
     for (namespace, probe) in &probes {
-        checks::sync(state, namespace, probe);
+        checks::sync(state, &fleet, namespace, probe);
     }
     let judged_anew = |c: &&ResourceChange| c.action != "unchanged" && c.key.as_ref().is_some_and(|k| k.kind == "SLO" || k.kind == "BurnRatePolicy");
     if changes.iter().find(judged_anew).is_some() {

@@ -31,6 +31,7 @@ macro_rules! state {
             $($(#[$doc])* pub $field: Table<$record>,)*
             pub(crate) index: crate::index::Index,
             pub(crate) desired: crate::desired::Log,
+            pub(crate) placed: std::collections::BTreeMap<String, crate::placement::Placed>,
             /// Checks on which a voice turned in the command at hand.
             pub(crate) turned: std::collections::BTreeSet<String>,
             hash: u64,

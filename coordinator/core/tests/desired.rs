@@ -129,7 +129,8 @@ fn what_is_not_known_any_more_is_told_whole() {
     let targets: Vec<(String, &str)> = (0..CHANGES_KEPT / 2 + 1).map(|i| (format!("t{i}"), "127.0.0.1:1")).collect();
     let targets: Vec<(&str, &str)> = targets.iter().map(|(key, address)| (key.as_str(), *address)).collect();
     for interval_us in [S, 2 * S] {
-        world.put(vec![probe_with("many", interval_us, Placement { all: true, ..Placement::default() }, &targets)]);
+        let only = Selector { match_labels: [("zone".to_owned(), "b".to_owned())].into() };
+        world.put(vec![probe_with("many", interval_us, Placement { selector: Some(only), ..Placement::default() }, &targets)]);
     }
     assert_eq!(desired_since(&world.state, "p1", first, 0).base_revision, 0);
 }
