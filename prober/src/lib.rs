@@ -13,6 +13,7 @@ mod secret;
 pub mod selfcheck;
 mod stream;
 mod trace;
+mod typed;
 
 pub use config::ProberConfig;
 pub use driver::{Error, run};

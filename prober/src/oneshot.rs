@@ -3,6 +3,8 @@
 use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::*;
 
+use crate::typed;
+
 /// Options of one-shot probes.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -28,7 +30,8 @@ pub struct Options {
     pub net: NetOptions,
 }
 
-/// The check of `https://host/path`, `host` (https), `host:port` (tcp), `tcp://host:port`, `dns://server/name?type=AAAA`, `ping://host`.
+/// The check of `https://host/path`, `host` (https), `host:port` (tcp), `tcp://host:port`, `udp://host:port`, `dns://server/name?type=AAAA`,
+/// `ping://host`, `grpc://host:port/service`, `ws://host/path`; options behind a `?` (of WebSockets a `#`) have the names of resources.
 pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
     let tls = TlsOptions { skip_verify: options.insecure, ..TlsOptions::default() };
     let (scheme, rest) = match target.split_once("://") {
@@ -63,14 +66,8 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
             }
             Kind::Tcp(TcpCheck { address: rest.to_owned(), ..TcpCheck::default() })
         }
-        "dns" => {
-            let (server, question) = rest.split_once('/').ok_or_else(|| format!("{target:?} asks nothing (want dns://server/name?type=A)"))?;
-            let (name, query) = question.split_once('?').unwrap_or((question, ""));
-            let record_type = query.strip_prefix("type=").unwrap_or("A").to_ascii_uppercase();
-            Kind::Dns(DnsCheck { server: server.to_owned(), name: name.to_owned(), record_type, ..DnsCheck::default() })
-        }
-        "ping" | "icmp" => Kind::Icmp(IcmpCheck { host: rest.to_owned(), count: 1, packet_interval_us: 200_000, payload_bytes: 56, ttl: 64, max_loss_ppm: 0 }),
-        other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, dns, ping)")),
+        "dns" | "ping" | "icmp" | "trace" | "udp" | "grpc" | "grpcs" | "ws" | "wss" => typed::kind(scheme, rest, options)?,
+        other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, udp, dns, ping, trace, grpc, grpcs, ws, wss)")),
     };
     Ok(CheckSpec {
         timeout_us: options.timeout_us,

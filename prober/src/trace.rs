@@ -152,6 +152,14 @@ fn kind_attributes(kind: &CheckKind) -> Vec<KeyValue> {
         Some(Kind::Tcp(tcp)) => vec![KeyValue::new("network.transport", "tcp"), KeyValue::new("server.address", tcp.address.clone())],
         Some(Kind::Dns(dns)) => vec![KeyValue::new("dns.question.name", dns.name.clone()), KeyValue::new("dns.question.type", dns.record_type.clone())],
         Some(Kind::Icmp(icmp)) => vec![KeyValue::new("server.address", icmp.host.clone())],
+        Some(Kind::Udp(udp)) => vec![KeyValue::new("network.transport", "udp"), KeyValue::new("server.address", udp.address.clone())],
+        Some(Kind::Grpc(grpc)) => vec![
+            KeyValue::new("rpc.system", "grpc"),
+            KeyValue::new("rpc.service", "grpc.health.v1.Health"),
+            KeyValue::new("rpc.method", "Check"),
+            KeyValue::new("server.address", grpc.address.clone()),
+        ],
+        Some(Kind::Websocket(websocket)) => vec![KeyValue::new("url.full", websocket.url.clone())],
         None => Vec::new(),
     }
 }

@@ -34,6 +34,18 @@ pub fn check_spec(probe: &ProbeSpec, target: &Target) -> Result<CheckSpec, Strin
             resolve(&mut dns.name)?;
         }
         Kind::Icmp(icmp) => resolve(&mut icmp.host)?,
+        Kind::Udp(udp) => resolve(&mut udp.address)?,
+        Kind::Grpc(grpc) => {
+            resolve(&mut grpc.address)?;
+            resolve(&mut grpc.service)?;
+            grpc.metadata.iter_mut().try_for_each(|h| resolve(&mut h.value))?;
+            grpc.tls.iter_mut().try_for_each(|tls| resolve(&mut tls.server_name))?;
+        }
+        Kind::Websocket(websocket) => {
+            resolve(&mut websocket.url)?;
+            websocket.headers.iter_mut().try_for_each(|h| resolve(&mut h.value))?;
+            websocket.tls.iter_mut().try_for_each(|tls| resolve(&mut tls.server_name))?;
+        }
     }
     Ok(CheckSpec {
         timeout_us: probe.timeout_us,
@@ -103,7 +115,12 @@ pub fn describe(kind: &CheckKind) -> (&'static str, String) {
             let server = if dns.server.is_empty() { "resolver" } else { &dns.server };
             ("dns", format!("{server} {} {}", dns.record_type, dns.name))
         }
+        Some(Kind::Icmp(icmp)) if icmp.trace.as_ref().is_some_and(|t| t.alone) => ("trace", icmp.host.clone()),
         Some(Kind::Icmp(icmp)) => ("icmp", icmp.host.clone()),
+        Some(Kind::Udp(udp)) => ("udp", udp.address.clone()),
+        Some(Kind::Grpc(grpc)) if grpc.service.is_empty() => ("grpc", grpc.address.clone()),
+        Some(Kind::Grpc(grpc)) => ("grpc", format!("{} {}", grpc.address, grpc.service)),
+        Some(Kind::Websocket(websocket)) => ("websocket", websocket.url.clone()),
         None => ("unknown", String::new()),
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::Args;
-use probity_prober::kinds::{ContextConfig, run as run_once};
+use probity_prober::kinds::{ContextConfig, Hop, run as run_once};
 use probity_prober::oneshot::{self, Options};
 use probity_prober::policy::AddressPolicy;
 use probity_prober::{ProbeContext, RunInfo, RunResult};
@@ -22,7 +22,7 @@ const BAR: u64 = 40;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Targets: https://host/path, host (https), host:port (tcp), tcp://host:port, dns://server/name?type=AAAA, ping://host\n\nExamples:\n  probity probe https://example.com\n  probity probe example.com:443 dns://127.0.0.53:53/example.com ping://127.0.0.1\n  probity probe https://example.com/health --expect-status 200,204 --expect-body ok -o json\n\nExit codes: 0 every run was good, 1 one was not, 2 misuse."
+    after_help = "Targets: https://host/path, host (https), host:port (tcp), tcp://host:port, udp://host:port,\n  dns://server/name?type=AAAA, ping://host, trace://host, grpc://host:port/service (grpcs://), ws://host/path (wss://)\n  Options of dns, ping, trace, udp and grpc stand behind a ?, of ws behind a #, by the names that `probity explain probe.spec` has.\n\nExamples:\n  probity probe https://example.com\n  probity probe example.com:443 dns://127.0.0.53:53/example.com ping://127.0.0.1\n  probity probe 'ping://10.0.0.1?count=10&packetInterval=100ms&maxLoss=10%&maxRtt.p95=20ms'\n  probity probe 'trace://example.com?protocol=tcp&port=443'\n  probity probe 'dns://1.1.1.1/example.com?type=AAAA&transport=tls&expect.minAnswers=1' dns:///example.com\n  probity probe grpcs://shop.example.com:443/shop.Cart 'wss://shop.example.com/live#send=hello&expect=welcome'\n  probity probe https://example.com/health --expect-status 200,204 --expect-body ok -o json\n\nExit codes: 0 every run was good, 1 one was not, 2 misuse."
 )]
 pub(crate) struct ProbeArgs {
     /// What to probe
@@ -210,11 +210,23 @@ fn lines(check: &CheckSpec, result: &RunResult) -> Vec<String> {
     for (i, failed) in result.failed.iter().enumerate() {
         lines.push(format!("  attempt {} failed: {} {}", i + 1, failed.reason.label(), failed.message));
     }
+    lines.extend(result.path.iter().map(hop_line));
     if !result.facts.is_empty() {
-        let facts: Vec<String> = result.facts.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let facts: Vec<String> = result.facts.iter().filter(|(name, _)| *name != "icmp.path").map(|(name, value)| format!("{name}={value}")).collect();
         lines.push(format!("  {}", facts.join("  ")));
     }
     lines
+}
+
+/// `  3  10.0.0.1  0/3 lost  0.41 ms 0.52 ms 0.71 ms`: of each hop the fastest, mean and slowest answer.
+fn hop_line(hop: &Hop) -> String {
+    if hop.received == 0 {
+        return format!("  {:>2}  *", hop.ttl);
+    }
+    let hosts: Vec<String> = hop.hosts.iter().map(ToString::to_string).collect();
+    let times: Vec<String> = [hop.rtt_min_ns, hop.rtt_mean_ns, hop.rtt_max_ns].iter().map(|ns| seconds(*ns as f64 / 1e9)).collect();
+    let said = if hop.said.is_empty() { String::new() } else { format!("  {}", hop.said) };
+    format!("  {:>2}  {:<15}  {}/{} lost  {}{said}", hop.ttl, hosts.join(" "), hop.sent - hop.received, hop.sent, times.join("  "))
 }
 
 fn at(peer: &str) -> String {
@@ -238,6 +250,16 @@ fn json(check: &CheckSpec, result: &RunResult) -> Value {
         })).collect::<Vec<_>>(),
         "facts": result.facts.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect::<serde_json::Map<_, _>>(),
     });
+    if !result.path.is_empty() {
+        let hop = |h: &Hop| {
+            json!({
+                "ttl": h.ttl, "hosts": h.hosts.iter().map(ToString::to_string).collect::<Vec<_>>(), "sent": h.sent, "received": h.received,
+                "rttMinSeconds": h.rtt_min_ns as f64 / 1e9, "rttMeanSeconds": h.rtt_mean_ns as f64 / 1e9, "rttMaxSeconds": h.rtt_max_ns as f64 / 1e9,
+                "said": h.said, "target": h.target,
+            })
+        };
+        value["path"] = result.path.iter().map(hop).collect();
+    }
     for (key, text) in [("message", &result.message), ("peer", &result.peer)] {
         if !text.is_empty() {
             value[key] = json!(text);

@@ -55,7 +55,7 @@ async fn exchange(attempt: &mut Attempt<'_>, check: &HttpCheck, uri: &Uri, follo
     let stream = attempt.connect(&addresses, port).await?;
     if secure {
         let default = TlsOptions::default();
-        let stream = attempt.tls(stream, &host, check.tls.as_ref().unwrap_or(&default)).await?;
+        let stream = attempt.tls(stream, &host, check.tls.as_ref().unwrap_or(&default), &[]).await?;
         over(attempt, check, request, stream, follow).await
     } else {
         over(attempt, check, request, stream, follow).await

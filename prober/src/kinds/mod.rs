@@ -2,6 +2,7 @@
 
 mod assert;
 mod dns;
+mod grpc;
 mod http;
 mod icmp;
 mod judge;
@@ -9,8 +10,12 @@ mod net;
 mod phases;
 mod tcp;
 mod tls;
+mod udp;
+mod websocket;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use probity_otel::Otel;
@@ -22,6 +27,7 @@ use tokio::time::Instant;
 use crate::policy::AddressPolicy;
 use crate::resolve::Resolvers;
 use crate::secret::Secrets;
+pub use icmp::Hop;
 use phases::Phases;
 pub(crate) use tls::add_pem;
 
@@ -33,6 +39,7 @@ pub struct ProbeContext {
     secrets: Secrets,
     tls: tls::Roots,
     icmp: icmp::Sockets,
+    bad: BadChecks,
     pub(crate) otel: Otel,
     /// What a person is told who lacks the right to ping; empty when it is there.
     pub(crate) ping_hint: String,
@@ -52,7 +59,7 @@ pub struct ContextConfig {
 impl ProbeContext {
     /// Opens what runs share. Call it on a tokio runtime.
     pub fn new(config: ContextConfig) -> ProbeContext {
-        let icmp = icmp::Sockets::open();
+        let icmp = icmp::Sockets::default();
         ProbeContext {
             policy: config.address_policy,
             resolvers: Resolvers::system(),
@@ -60,6 +67,7 @@ impl ProbeContext {
             tls: tls::Roots::load(),
             ping_hint: icmp.hint(),
             icmp,
+            bad: BadChecks::default(),
             otel: config.otel,
         }
     }
@@ -107,6 +115,8 @@ pub struct RunResult {
     pub attempts: u32,
     /// Those before it, which failed.
     pub failed: Vec<RunResult>,
+    /// The way to the target, where it was traced.
+    pub path: Vec<Hop>,
 }
 
 /// Why an attempt ended early.
@@ -133,6 +143,7 @@ pub(crate) struct Attempt<'c> {
     pub(crate) phases: Phases,
     pub(crate) peer: String,
     pub(crate) facts: Vec<(&'static str, String)>,
+    pub(crate) path: Vec<Hop>,
     pub(crate) traceparent: String,
 }
 
@@ -172,8 +183,47 @@ pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo) -> Ru
     result.attempts = failed.len() as u32 + 1;
     result.failed = failed;
     result.trace_id = trace_id;
+    trace_path(context, spec, info, &mut result).await;
     crate::trace::export(context, spec, info, &result, &root_id, share_sampled);
     result
+}
+
+/// Traces the path of a check that has just turned bad; after the run, so that none of its times hold it.
+async fn trace_path(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, result: &mut RunResult) {
+    let Some(Kind::Icmp(check)) = spec.kind.as_ref().and_then(|k| k.kind.as_ref()) else { return };
+    if check.trace.as_ref().is_none_or(|t| t.alone) {
+        return;
+    }
+    let bad = result.reason.class() == Class::Bad;
+    if context.bad.turned(&info.check, bad) {
+        let default = NetOptions::default();
+        result.path = icmp::path_of_bad(context, spec.net.as_ref().unwrap_or(&default), check, &result.peer).await;
+    }
+    if !result.path.is_empty() {
+        result.facts.push(("icmp.path", icmp::path_text(&result.path)));
+    }
+}
+
+/// The checks whose last run was bad.
+#[derive(Debug, Default)]
+struct BadChecks(Mutex<BTreeSet<String>>);
+
+impl BadChecks {
+    /// More are taken for good.
+    const MAX: usize = 10_000;
+
+    /// Notes a run; whether it is the first bad one. A run by hand has no check, and always is.
+    fn turned(&self, check: &str, bad: bool) -> bool {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match (bad, check.is_empty()) {
+            (true, true) => true,
+            (true, false) => known.len() < BadChecks::MAX && known.insert(check.to_owned()),
+            (false, _) => {
+                known.remove(check);
+                false
+            }
+        }
+    }
 }
 
 /// Whether a good run of this trace id is among the traced share.
@@ -213,8 +263,17 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
     let default = NetOptions::default();
     let net = spec.net.as_ref().unwrap_or(&default);
     let start = Instant::now();
-    let mut attempt =
-        Attempt { context, net, family, deadline, phases: Phases::start(), peer: String::new(), facts: Vec::new(), traceparent: traceparent.to_owned() };
+    let mut attempt = Attempt {
+        context,
+        net,
+        family,
+        deadline,
+        phases: Phases::start(),
+        peer: String::new(),
+        facts: Vec::new(),
+        path: Vec::new(),
+        traceparent: traceparent.to_owned(),
+    };
     let kind = spec.kind.as_ref().and_then(|k| k.kind.as_ref());
     let work = async {
         match kind {
@@ -222,6 +281,9 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
             Some(Kind::Tcp(check)) => tcp::run(&mut attempt, check).await,
             Some(Kind::Dns(check)) => dns::run(&mut attempt, check).await,
             Some(Kind::Icmp(check)) => icmp::run(&mut attempt, check).await,
+            Some(Kind::Udp(check)) => udp::run(&mut attempt, check).await,
+            Some(Kind::Grpc(check)) => grpc::run(&mut attempt, check).await,
+            Some(Kind::Websocket(check)) => websocket::run(&mut attempt, check).await,
             None => Err(Failure::new(Reason::Unsupported, "a kind that this prober does not know")),
         }
     };
@@ -241,5 +303,5 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
         Ok(()) => (Reason::Good, String::new()),
         Err(failure) => (failure.reason, failure.message),
     };
-    RunResult { reason, duration, phases, message, peer: attempt.peer, facts: attempt.facts, ..RunResult::default() }
+    RunResult { reason, duration, phases, message, peer: attempt.peer, facts: attempt.facts, path: attempt.path, ..RunResult::default() }
 }

@@ -97,15 +97,7 @@ impl Attempt<'_> {
     /// A datagram socket that is connected to its peer, from the source that the probe names.
     pub(crate) async fn udp(&mut self, peer: SocketAddr) -> Result<UdpSocket, Failure> {
         self.peer = peer.to_string();
-        let open = || {
-            let socket = socket2::Socket::new(socket2::Domain::for_address(peer), socket2::Type::DGRAM, None)?;
-            socket.set_nonblocking(true)?;
-            bind(&socket, self.net, peer.ip())?;
-            UdpSocket::from_std(socket.into())
-        };
-        let failed = |e: io::Error| Failure::new(io_reason(&e, Reason::ConnectError), format!("{peer}: {e}"));
-        let socket = open().map_err(failed)?;
-        socket.connect(peer).await.map_err(failed)?;
+        let socket = udp_socket(self.net, peer).await.map_err(|e| Failure::new(io_reason(&e, Reason::ConnectError), format!("{peer}: {e}")))?;
         self.fact("network.type", if peer.is_ipv4() { "ipv4" } else { "ipv6" });
         Ok(socket)
     }
@@ -115,7 +107,18 @@ fn forbidden(ip: IpAddr) -> Failure {
     Failure::new(Reason::AddressForbidden, format!("{ip} is not allowed for this prober (loopback, link-local and metadata addresses are not)"))
 }
 
-async fn tcp(net: &NetOptions, address: SocketAddr) -> io::Result<TcpStream> {
+/// A connected datagram socket.
+pub(crate) async fn udp_socket(net: &NetOptions, peer: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(peer), socket2::Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    bind(&socket, net, peer.ip())?;
+    let socket = UdpSocket::from_std(socket.into())?;
+    socket.connect(peer).await?;
+    Ok(socket)
+}
+
+/// A connection.
+pub(crate) async fn tcp(net: &NetOptions, address: SocketAddr) -> io::Result<TcpStream> {
     let stream = if net.source_address.is_empty() && net.source_interface.is_empty() {
         TcpStream::connect(address).await?
     } else {
@@ -150,6 +153,17 @@ fn interleave(addresses: Vec<IpAddr>, family: AddressFamily) -> Vec<IpAddr> {
     let (first, second): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(|ip| ip.is_ipv4() == v4_first);
     let longest = first.len().max(second.len());
     (0..longest).flat_map(|i| [first.get(i), second.get(i)]).flatten().copied().collect()
+}
+
+/// An error with its causes: libraries keep what matters there.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        text = format!("{text}: {e}");
+        cause = e.source();
+    }
+    text
 }
 
 /// What an I/O error says of the target; the host's own want of ports, memory or descriptors is not the target's.

@@ -25,6 +25,15 @@ impl Phases {
         self.current = Some((name, from));
     }
 
+    /// Ends the phase in hand, which took as long as was measured where it happened (the kernel's time stamps).
+    pub(crate) fn measured(&mut self, duration: Duration) {
+        if self.close(Instant::now())
+            && let Some(phase) = self.done.last_mut()
+        {
+            phase.duration_us = duration.as_micros() as u64;
+        }
+    }
+
     fn close(&mut self, now: Instant) -> bool {
         let Some((name, from)) = self.current.take() else { return false };
         let at = |t: Instant| t.duration_since(self.start).as_micros() as u64;

@@ -15,7 +15,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &TcpCheck) -> Result<(
     let stream = attempt.connect(&addresses, port).await?;
     match &check.tls {
         Some(options) => {
-            let stream = attempt.tls(stream, host, options).await?;
+            let stream = attempt.tls(stream, host, options, &[]).await?;
             exchange(attempt, stream, check).await
         }
         None => exchange(attempt, stream, check).await,

@@ -83,7 +83,7 @@ impl ServerCertVerifier for Watching {
 
 impl Attempt<'_> {
     /// A TLS handshake over a connection.
-    pub(crate) async fn tls(&mut self, stream: TcpStream, host: &str, options: &TlsOptions) -> Result<TlsStream<TcpStream>, Failure> {
+    pub(crate) async fn tls(&mut self, stream: TcpStream, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<TlsStream<TcpStream>, Failure> {
         self.phases.next("tls");
         let failed = |message: String| Failure::new(Reason::TlsHandshake, message);
         let mut roots = self.context.tls.store.clone();
@@ -93,12 +93,13 @@ impl Attempt<'_> {
         let watching = Arc::new(Watching { inner, skip: options.skip_verify, seen: Mutex::new(None) });
         let versions: &[&rustls::SupportedProtocolVersion] =
             if options.min_version == "1.3" { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
-        let config = ClientConfig::builder_with_provider(provider)
+        let mut config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .map_err(|e| failed(e.to_string()))?
             .dangerous()
             .with_custom_certificate_verifier(watching.clone())
             .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         let name = if options.server_name.is_empty() { host } else { &options.server_name };
         let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
         let server_name = ServerName::try_from(name.clone()).map_err(|_| failed(format!("{name:?} is no server name")))?;

@@ -1,6 +1,7 @@
 //! A probe as somebody writes it, run against servers of the test.
 #![allow(dead_code)]
 
+pub(crate) mod netns;
 pub(crate) mod tls;
 
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use docs::{FieldDoc, explain, json_schema};
-pub use probe::{FAMILIES, interface, resolver_server, status_range};
+pub use probe::{FAMILIES, interface, rcode_name, record_type_name, record_type_number, resolver_server, status_range};
 
 use crate::v1::{Resource, resource::Spec};
 use read::{At, Fields, Mistakes};

@@ -4,7 +4,7 @@ use super::super::read::{At, Mistakes};
 use crate::v1::*;
 
 pub(super) fn regex(text: &str) -> Result<String, String> {
-    regex::RegexBuilder::new(text).size_limit(1 << 20).build().map(|_| text.to_owned()).map_err(|e| {
+    regex::bytes::RegexBuilder::new(text).size_limit(1 << 20).build().map(|_| text.to_owned()).map_err(|e| {
         let line = e.to_string().lines().last().unwrap_or_default().trim().to_owned();
         format!("{text:?} is no regular expression: {line}")
     })

@@ -2,17 +2,22 @@
 
 mod assertion;
 mod dns;
+mod dns_types;
+mod grpc;
 mod http;
 mod icmp;
 mod net;
 mod tcp;
 mod tls;
+mod udp;
+mod websocket;
 
 use super::read::{At, Fields, Mistakes};
 use crate::v1::check_kind::Kind;
 use crate::v1::*;
 use crate::{lower, units};
 
+pub use dns_types::{rcode_name, record_type_name, record_type_number};
 pub use http::status_range;
 pub use net::{FAMILIES, interface, resolver_server};
 
@@ -72,6 +77,11 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
         attempt_timeout_us,
         limits,
     };
+    if let Some(Kind::Icmp(check)) = spec.kind.as_ref().and_then(|k| k.kind.as_ref())
+        && let Err(message) = icmp::fits(check, timeout_us)
+    {
+        mistakes.add(&format!("{path}.icmp.packetInterval"), place, message, "send fewer, or faster, or set a longer timeout");
+    }
     for (i, target) in spec.targets.iter().enumerate() {
         let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
         if let Err(message) = lower::check_spec(&spec, target).map(drop).and(placed) {
@@ -177,10 +187,11 @@ fn verdict(fields: &mut Fields<'_>, placement: &Placement, mistakes: &mut Mistak
 }
 
 fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) -> Option<Kind> {
-    fields.not_yet(&["grpc", "websocket", "tls", "udp"], mistakes);
-    let given: Vec<(&'static str, At<'_>)> = ["http", "tcp", "dns", "icmp"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
+    fields.not_yet(&["tls"], mistakes);
+    let given: Vec<(&'static str, At<'_>)> =
+        ["http", "tcp", "dns", "icmp", "udp", "grpc", "websocket"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
     if let [_, (_, second), ..] = given.as_slice() {
-        mistakes.add(&second.path, second.place(), "a probe has one kind", "keep one of http, tcp, dns, icmp");
+        mistakes.add(&second.path, second.place(), "a probe has one kind", "keep one of http, tcp, dns, icmp, udp, grpc, websocket");
         return None;
     }
     let Some((kind, at)) = given.into_iter().next() else {
@@ -188,7 +199,7 @@ fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) 
         if let Some(url) = target.filter(|t| t.starts_with("http://") || t.starts_with("https://")) {
             return Some(Kind::Http(HttpCheck { url: url.to_owned(), ..http::default_http() }));
         }
-        mistakes.add(&fields.path, fields.place(), "no kind is given", "want one of http, tcp, dns, icmp");
+        mistakes.add(&fields.path, fields.place(), "no kind is given", "want one of http, tcp, dns, icmp, udp, grpc, websocket");
         return None;
     };
     let mut f = at.fields(mistakes)?;
@@ -196,6 +207,9 @@ fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) 
         "http" => Kind::Http(http::http(&mut f, mistakes)),
         "tcp" => Kind::Tcp(tcp::tcp(&mut f, mistakes)),
         "dns" => Kind::Dns(dns::dns(&mut f, mistakes)),
+        "udp" => Kind::Udp(udp::udp(&mut f, mistakes)),
+        "grpc" => Kind::Grpc(grpc::grpc(&mut f, mistakes)),
+        "websocket" => Kind::Websocket(websocket::websocket(&mut f, mistakes)),
         _ => Kind::Icmp(icmp::icmp(&mut f, mistakes)),
     };
     f.finish(mistakes);

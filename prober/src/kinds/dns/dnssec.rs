@@ -1,0 +1,115 @@
+//! Validation of an answer (RFC 4035), from trust anchors down: every key and delegation is asked of the same server.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, StreamExt, stream};
+use hickory_proto::dnssec::{Algorithm, Proof, PublicKeyBuf, TrustAnchors};
+use hickory_proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message};
+use hickory_proto::rr::{LowerName, Record, RecordType};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::dnssec::DnssecDnsHandle;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::xfer::DnsHandle;
+use probity_proto::v1::{DnssecAnchor, DnssecValidation, NetOptions, Reason};
+use tokio::io::AsyncReadExt;
+
+use super::super::{Attempt, Failure, net};
+use super::answer::{Answer, Read, read};
+use super::transport::{Server, exchange_udp, receive_framed, send_framed};
+
+/// Signatures and keys are large.
+const DATAGRAM_BYTES: usize = 4_096;
+
+/// Asks one server, by UDP and by TCP when truncated.
+#[derive(Clone)]
+struct Asking {
+    server: SocketAddr,
+    tcp_only: bool,
+    net: Arc<NetOptions>,
+}
+
+impl Asking {
+    async fn ask(self, request: DnsRequest) -> Result<DnsResponse, NetError> {
+        let mut query: Message = (*request).clone();
+        query.metadata.id = rand::random();
+        let bytes = query.to_vec()?;
+        if !self.tcp_only {
+            let socket = net::udp_socket(&self.net, self.server).await?;
+            let answer =
+                exchange_udp(&socket, &bytes, &query, DATAGRAM_BYTES, &mut 0).await.map_err(|t| NetError::from(t.into_failure(self.server).message))?;
+            if !answer.message.metadata.truncation {
+                return Ok(DnsResponse::from_message(answer.message)?);
+            }
+        }
+        let mut stream = net::tcp(&self.net, self.server).await?;
+        send_framed(&mut stream, &bytes).await?;
+        let length = stream.read_u16().await?;
+        match read(&receive_framed(&mut stream, length).await?, &query) {
+            Read::Ours(answer) => {
+                let Answer { message, .. } = *answer;
+                Ok(DnsResponse::from_message(message)?)
+            }
+            Read::Foreign => Err(NetError::from("an answer to another query".to_owned())),
+            Read::Malformed(e) => Err(NetError::from(e)),
+        }
+    }
+}
+
+impl DnsHandle for Asking {
+    type Response = Pin<Box<dyn Stream<Item = Result<DnsResponse, NetError>> + Send>>;
+    type Runtime = TokioRuntimeProvider;
+
+    fn send(&self, request: DnsRequest) -> Self::Response {
+        Box::pin(stream::once(self.clone().ask(request)))
+    }
+}
+
+/// Good only when every record of the answer, or the proof that there is none, is secure.
+pub(super) async fn validate(attempt: &mut Attempt<'_>, server: &Server, query: &Message, validation: &DnssecValidation) -> Result<(), Failure> {
+    let tcp_only = server.transport != probity_proto::v1::DnsTransport::Udp;
+    let asking = Asking { server: server.address, tcp_only, net: Arc::new(attempt.net.clone()) };
+    let handle = DnssecDnsHandle::with_trust_anchor(asking, Arc::new(anchors(&validation.anchors)?));
+    let Some(question) = query.queries.first().cloned() else { return Ok(()) };
+    let bogus = |why: String| Failure::new(Reason::DnssecBogus, format!("the answer is not proven: {why}"));
+    let response = match handle.lookup(question, DnsRequestOptions::default()).next().await {
+        Some(Ok(response)) => response,
+        Some(Err(e)) => return Err(bogus(e.to_string())),
+        None => return Err(bogus("no answer".to_owned())),
+    };
+    let records = if response.answers.is_empty() { &response.authorities } else { &response.answers };
+    let worst = records.iter().filter(|r| r.record_type() != RecordType::RRSIG).min_by_key(|r| rank(r.proof));
+    let proof = worst.map_or(Proof::Indeterminate, |r| r.proof);
+    attempt.fact("dns.dnssec", proof.to_string().to_lowercase());
+    let about = worst.map(|r: &Record| format!("{} {}", r.name, r.record_type())).unwrap_or_default();
+    match proof {
+        Proof::Secure => Ok(()),
+        Proof::Bogus => Err(bogus(format!("the signatures of {about} do not hold"))),
+        Proof::Insecure | Proof::Indeterminate => {
+            Err(Failure::new(Reason::DnssecInsecure, format!("{about} is not signed, or not by a chain from the trust anchor")))
+        }
+    }
+}
+
+fn rank(proof: Proof) -> u8 {
+    match proof {
+        Proof::Bogus => 0,
+        Proof::Indeterminate => 1,
+        Proof::Insecure => 2,
+        Proof::Secure => 3,
+    }
+}
+
+/// Those given; else the root's.
+fn anchors(given: &[DnssecAnchor]) -> Result<TrustAnchors, Failure> {
+    if given.is_empty() {
+        return Ok(TrustAnchors::default());
+    }
+    let mut anchors = TrustAnchors::empty();
+    for anchor in given {
+        let key = PublicKeyBuf::new(anchor.public_key.clone(), Algorithm::from_u8(anchor.algorithm as u8));
+        anchors.insert_with_name(&key, LowerName::from(super::name_of(&anchor.zone)?));
+    }
+    Ok(anchors)
+}
