@@ -2,103 +2,8 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-
-use common::{Client, Server, free_ports, run, wait_for};
-use serde_json::Value;
-
-/// Coordinators c1, c2, ... on loopback, in plain text.
-struct Group {
-    dir: PathBuf,
-    ports: Vec<u16>,
-    servers: Vec<Option<Server>>,
-    client: Client,
-}
-
-impl Group {
-    /// Room for `room` coordinators, of which the first `first` form the cluster.
-    fn start(dir: &Path, room: usize, first: usize) -> Group {
-        let ports = free_ports(2 * room);
-        let server = (0..room).map(|i| format!("127.0.0.1:{}", ports[i])).collect::<Vec<_>>().join(",");
-        let client = Client { server, tls_dir: None };
-        let mut group = Group { dir: dir.to_owned(), ports, servers: (0..room).map(|_| None).collect(), client };
-        for i in 0..first {
-            group.configure(i, first);
-            group.run(i);
-        }
-        wait_for("the cluster to form", || (group.client.run(&["cluster", "init"]).code == 0).then_some(()));
-        group
-    }
-
-    fn address(&self, i: usize) -> String {
-        format!("127.0.0.1:{}", self.ports[i])
-    }
-
-    fn config(&self, i: usize) -> String {
-        self.dir.join(format!("c{}.yaml", i + 1)).display().to_string()
-    }
-
-    /// Writes a configuration; the first members name each other.
-    fn configure(&self, i: usize, first: usize) {
-        let members: Vec<String> = (0..first).map(|m| format!("c{}: \"{}\"", m + 1, self.address(m))).collect();
-        let initial = if first == 0 { String::new() } else { format!("initialMembers: {{{}}}\n", members.join(", ")) };
-        let (data, http, grpc) = (self.data(i).display().to_string(), self.ports[self.servers.len() + i], self.address(i));
-        let listen = format!("{{http: \"127.0.0.1:{http}\", grpc: \"{grpc}\"}}");
-        let text = format!("cluster: test\nname: c{}\ndataDir: {data}\nlisten: {listen}\nadvertise: \"{grpc}\"\n{initial}allowLoopback: true\n", i + 1);
-        std::fs::write(self.config(i), text).expect("a file");
-    }
-
-    fn data(&self, i: usize) -> PathBuf {
-        self.dir.join(format!("c{}", i + 1))
-    }
-
-    fn run(&mut self, i: usize) {
-        let log = self.dir.join(format!("c{}.log", i + 1));
-        self.servers[i] = Some(Server::start(&["coordinator", "--insecure", "--config", &self.config(i)], &log));
-    }
-
-    fn server(&mut self, i: usize) -> &mut Server {
-        self.servers[i].as_mut().expect("it was started")
-    }
-
-    fn leader(&self) -> usize {
-        let status = self.client.wait_json("a leader", &["status"], |s| s["leader"]["name"].is_string());
-        index(status["leader"]["name"].as_str().expect("a name"))
-    }
-
-    /// A change that must be acknowledged.
-    fn write(&self, reason: &str) {
-        let said = self.client.run(&["halt", "--reason", reason]);
-        assert_eq!(said.code, 0, "{said:?}");
-    }
-
-    /// Waits until these members are there, each a voter that lacks nothing.
-    fn settled(&self, wanted: &[&str]) -> Value {
-        self.client.wait_json(&format!("members {wanted:?}"), &["cluster", "status"], |m| {
-            let items = m["items"].as_array().cloned().unwrap_or_default();
-            let mut names: Vec<String> = items.iter().filter_map(|m| m["metadata"]["name"].as_str().map(str::to_owned)).collect();
-            names.sort();
-            names == wanted && items.iter().all(|m| m["status"]["votes"] == true && m["status"]["lagEntries"].as_u64() < Some(10))
-        })
-    }
-
-    /// The state hash of each member that runs, at equal index.
-    fn assert_equal(&self, members: &[usize]) {
-        wait_for("equal states", || {
-            let mut seen = std::collections::BTreeSet::new();
-            for i in members {
-                let one = Client { server: self.address(*i), tls_dir: None };
-                let status = one.json(&["status", "--stale"])?;
-                seen.insert((status["index"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
-            }
-            (seen.len() == 1).then_some(())
-        });
-    }
-}
-
-fn index(name: &str) -> usize {
-    name.trim_start_matches('c').parse::<usize>().expect("c1, c2, ...") - 1
-}
+use common::group::Group;
+use common::{Client, Server, run, wait_for};
 
 #[test]
 fn members_join_lead_and_leave_while_the_cluster_works() {
@@ -236,4 +141,39 @@ fn a_backup_becomes_a_new_cluster_that_the_old_members_have_no_part_in() {
     std::fs::write(&file, bytes).expect("written");
     let damaged = run(&["cluster", "restore", &file, "--insecure", "--check", "--config", &group.config(3)]);
     assert!(damaged.code == 1 && damaged.err.contains("wrong checksum at byte"), "{damaged:?}");
+}
+
+#[test]
+fn an_upgrade_rolls_through_the_cluster_and_a_downgrade_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut group = Group::start(dir.path(), 4, 3);
+    let version = |s: &serde_json::Value| s["cluster"]["version"].as_u64().unwrap_or(0);
+    let old = version(&group.client.wait_json("a status", &["status"], |s| version(s) > 0));
+    let next = (old + 1).to_string();
+    // One after the other plays the next build; the cluster moves on when the last one does.
+    group.environment = vec![("PROBITY_TEST_COMMAND_VERSION".to_owned(), next.clone())];
+    for i in 0..3 {
+        assert_eq!(version(&group.client.wait_json("a status", &["status"], |s| s["leader"]["name"].is_string())), old);
+        group.server(i).stop();
+        group.run(i);
+        let upgraded = |m: &serde_json::Value| m["status"]["commandVersion"].as_u64() == next.parse().ok();
+        group.client.wait_json("it says so", &["get", "members"], |m| m["items"].as_array().is_some_and(|m| m.iter().filter(|m| upgraded(m)).count() == i + 1));
+        group.write("while it rolls");
+    }
+    group.client.wait_json("the next version", &["status"], |s| version(s) == old + 1);
+    group.write("under the next version");
+    group.assert_equal(&[0, 1, 2]);
+
+    group.environment.clear();
+    let follower = (group.leader() + 1) % 3;
+    assert_eq!(group.server(follower).stop(), 0);
+    group.run(follower);
+    let code = wait_for("its refusal", || group.servers[follower].as_mut().and_then(Server::ended));
+    let log = group.server(follower).log();
+    assert!(code == 1 && log.contains(&format!("the cluster runs command version {next}, this build understands {old}")), "{code}: {log}");
+    group.configure(3, 0);
+    group.run(3);
+    wait_for("the newcomer to listen", || std::net::TcpStream::connect(group.address(3)).ok());
+    let joined = group.client.run(&["cluster", "join", &group.address(3)]);
+    assert!(joined.code == 1 && joined.err.contains("upgrade it first"), "{joined:?}");
 }

@@ -4,7 +4,6 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
-use probity_core::COMMAND_VERSION;
 use probity_proto::v1::{BackupHeader, BackupPart, MemberRecord};
 use probity_replica::{BackupError, Checked};
 use prost::Message;
@@ -168,7 +167,7 @@ pub fn restore(path: &Path, config: &CoordinatorConfig) -> Result<Restored, File
         address: config.advertise.clone(),
         http_address: config.http.to_string(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
-        max_command_version: COMMAND_VERSION,
+        max_command_version: crate::start::command_version(),
         replaces: 0,
     };
     let cluster_id = format!("{:016x}", rand::random::<u64>());

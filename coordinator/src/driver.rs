@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use probity_core::{COMMAND_VERSION, desired, next_deadline};
+use probity_core::{desired, next_deadline};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{Fatal, Input, Outputs, Replica, Reply, Role};
@@ -11,11 +11,14 @@ use probity_rpc::refusal::Refusal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::disk::SyncTimes;
 use crate::node::{Leadership, Live, Node, ProposeError, Request};
 use crate::peer::Peers;
 
 /// raft's tick.
 const TICK: Duration = Duration::from_millis(50);
+/// How often the disk's times are looked at, and told to the leader.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Inputs of one step: what is gathered while the last one was on its way to the disk.
 const BATCH: usize = 512;
 
@@ -35,6 +38,7 @@ pub(crate) struct Driver {
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) peers: Peers,
     pub(crate) address_of: BTreeMap<u64, String>,
+    pub(crate) sync_times: SyncTimes,
     /// The revision of the desired sets that probers were woken for.
     pub(crate) woken_for: u64,
 }
@@ -50,6 +54,8 @@ impl Driver {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut tick_proposed = false;
         let mut current_at = Instant::now();
+        let mut reported_at = Instant::now();
+        let mut full = false;
         self.learn_addresses();
         loop {
             let mut batch: VecDeque<Request> = VecDeque::new();
@@ -65,6 +71,10 @@ impl Driver {
                 },
                 _ = tick.tick() => {
                     inputs.push(Input::Tick);
+                    if reported_at.elapsed() >= REPORT_EVERY {
+                        reported_at = Instant::now();
+                        inputs.extend(self.sync_times.p99_us().map(|p99_us| Input::Persistence { p99_us }));
+                    }
                     if self.tick_due() && !tick_proposed {
                         tick_proposed = true;
                         waiting.insert(next_tag, Waiter::Tick);
@@ -114,16 +124,28 @@ impl Driver {
             let was_leading = self.leadership.borrow().clone();
             let outputs = self.replica.step(inputs)?;
             self.hand_out(outputs, &mut waiting, &mut tick_proposed);
-            self.follow_role(&was_leading, &mut waiting, &mut next_tag)?;
+            if self.follow_role(&was_leading, &mut waiting, &mut next_tag)? {
+                // What a leader proposed by itself has no answer when it leads no more.
+                tick_proposed = false;
+            }
+            if self.replica.disk_full() != full {
+                full = !full;
+                match full {
+                    true => tracing::error!("the disk is full: this member takes no part until there is room"),
+                    false => tracing::info!("there is room on the disk again"),
+                }
+            }
             if let Some(ticks) = self.replica.silent_ticks() {
                 let silence = TICK.saturating_mul(u32::try_from(ticks).unwrap_or(u32::MAX));
                 current_at = Instant::now().checked_sub(silence).map_or(current_at, |at| current_at.max(at));
             }
             if !queries.is_empty() {
                 let status = self.replica.status();
+                let conditions = self.node.shared.conditions.lock().map(|c| c.clone()).unwrap_or_default();
+                let age_us = current_at.elapsed().as_micros() as u64;
                 // Nobody who is asked in between waits for more than these looks.
                 let fleet = self.node.shared.fleet.lock();
-                let live = Live { status: &status, now_us: self.node.now_us(), age_us: current_at.elapsed().as_micros() as u64, fleet: &fleet };
+                let live = Live { status: &status, now_us: self.node.now_us(), age_us, conditions: &conditions, fleet: &fleet };
                 for query in queries {
                     query(self.replica.state(), &live);
                 }
@@ -142,7 +164,7 @@ impl Driver {
     }
 
     fn stamped(&self, mut command: Command) -> Command {
-        command.version = command.version.clamp(1, COMMAND_VERSION);
+        command.version = command.version.clamp(1, self.replica.command_version());
         command.time_us = self.node.now_us();
         command
     }
@@ -209,15 +231,16 @@ impl Driver {
         }
     }
 
-    /// A change of role: a new leader takes its clock, and says so in the log before it acts.
-    fn follow_role(&mut self, before: &Leadership, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<(), Fatal> {
+    /// A change of role, if there was one: a new leader takes its clock, and says so in the log before it acts.
+    fn follow_role(&mut self, before: &Leadership, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<bool, Fatal> {
         let status = self.replica.status();
         if before.term == status.term && before.leader == status.leader {
-            return Ok(());
+            return Ok(false);
         }
+        waiting.retain(|_, w| !matches!(w, Waiter::Tick | Waiter::LeaderStarted));
         self.leadership.send_replace(Leadership { leading: false, term: status.term, leader: status.leader });
         if status.role != Role::Leader {
-            return Ok(());
+            return Ok(true);
         }
         tracing::info!(term = status.term, "leads");
         self.node.shared.clock.lead_from(self.replica.state().now());
@@ -229,6 +252,6 @@ impl Driver {
         let outputs = self.replica.step([input])?;
         let mut ignored = false;
         self.hand_out(outputs, waiting, &mut ignored);
-        Ok(())
+        Ok(true)
     }
 }

@@ -3,6 +3,7 @@
 pub mod backup;
 mod clock;
 pub mod config;
+mod disk;
 mod driver;
 mod effects;
 mod fleet;

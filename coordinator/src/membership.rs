@@ -20,8 +20,8 @@ use crate::node::{Node, ProposeError};
 use crate::operator::{OperatorService, status};
 use crate::peer::identify;
 
-/// A learner that has not answered yet is asked again this often.
-const INVITE_EVERY: Duration = Duration::from_secs(1);
+/// How often the leader looks after its members.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a call to another member may take.
 const CALL: Duration = Duration::from_secs(3);
 /// A leader that was asked to hand over waits this long for the new one.
@@ -239,17 +239,24 @@ fn check_newcomer(group: &Group, found: &IdentifyReply, replaced: Option<&Member
     }
 }
 
-/// The leader invites its learners until they answer.
-pub(crate) async fn invite(node: Node, tls: Option<TlsFiles>, stop: CancellationToken) {
+/// What the leader does for its members, each second: it invites learners until they answer, asks those that are silent what is wrong
+/// with them, and raises the cluster's version when every member understands the next one.
+pub(crate) async fn look_after(node: Node, tls: Option<TlsFiles>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(INVITE_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         if !node.leadership.borrow().leading {
             continue;
         }
         let Ok(group) = Group::of(&node).await else { return };
+        ask_the_silent(&node, &group, tls.as_ref()).await;
+        let understood = group.members.iter().map(|m| m.max_command_version).min().unwrap_or(0);
+        if understood > group.version && group.version != 0 {
+            tracing::info!(from = group.version, to = understood, "raises the cluster's command version");
+            let _ = node.propose(Node::command(Op::SetClusterVersion(SetClusterVersion { version: understood }))).await;
+        }
         let silent = group.learners.iter().filter(|id| group.progress.get(id).is_none_or(|p| p.matched == 0));
         for member in silent.filter_map(|id| group.members.iter().find(|m| m.id == *id)) {
             let request = JoinRequest { cluster_id: group.cluster_id.clone(), id: member.id, version: group.version, members: group.members.clone() };
@@ -260,6 +267,19 @@ pub(crate) async fn invite(node: Node, tls: Option<TlsFiles>, stop: Cancellation
                 Err(_) => tracing::warn!(member = member.name, address = member.address, "a learner does not answer"),
             }
         }
+    }
+}
+
+async fn ask_the_silent(node: &Node, group: &Group, tls: Option<&TlsFiles>) {
+    let mut found = BTreeMap::new();
+    for member in group.members.iter().filter(|m| m.id != group.own && !group.answers(m.id)) {
+        match identify(&member.address, tls, None).await {
+            Ok(reply) if reply.id == member.id && !reply.condition.is_empty() => drop(found.insert(member.id, reply.condition)),
+            _ => {}
+        }
+    }
+    if let Ok(mut conditions) = node.shared.conditions.lock() {
+        *conditions = found;
     }
 }
 

@@ -45,6 +45,8 @@ pub struct Live<'a> {
     pub now_us: i64,
     /// What is shown was all that was committed this long ago, or later.
     pub age_us: u64,
+    /// What keeps other members from taking part, in the leader's memory.
+    pub conditions: &'a BTreeMap<u64, String>,
     /// What probers said last, in the leader's memory.
     pub fleet: &'a BTreeMap<String, crate::fleet::Heard>,
 }
@@ -85,6 +87,8 @@ pub(crate) struct Shared {
     pub(crate) halt_latch: AtomicBool,
     /// Why this member has no place in the cluster that it was started for.
     pub(crate) stranger: Mutex<Option<String>>,
+    /// What keeps other members from taking part, as the leader found out.
+    pub(crate) conditions: Mutex<BTreeMap<u64, String>>,
 }
 
 /// The handle.

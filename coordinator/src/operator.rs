@@ -90,14 +90,17 @@ impl OperatorService {
         if self.must_lead().is_ok() {
             return Ok(());
         }
-        let (formed, address) = self
+        let (full, formed, address) = self
             .node
             .query(|state, live| {
                 let address = live.status.leader.and_then(|id| state.members.get(&probity_core::number_key(id))).map(|m| m.address.clone());
-                (!live.status.identity.cluster_id.is_empty(), address)
+                (live.status.disk_full, !live.status.identity.cluster_id.is_empty(), address)
             })
             .await
             .map_err(status)?;
+        if full {
+            return Err(Refusal::DiskFull.status());
+        }
         if !formed {
             return Err(self.node.stranger().map_or_else(|| Refusal::NotInitialized.status(), Status::failed_precondition));
         }

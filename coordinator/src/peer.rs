@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use probity_core::{COMMAND_VERSION, State};
+use probity_core::State;
 use probity_proto::v1::{MemberRecord, PeerMessage};
 use probity_rpc::MESSAGE_BYTES_MAX;
 use probity_rpc::client::channel;
@@ -25,6 +25,9 @@ use crate::node::{Live, Node, Request};
 const QUEUE: usize = 4_096;
 /// Messages inside its stream.
 const IN_STREAM: usize = 256;
+
+/// What is wrong with a member whose disk is full.
+pub(crate) const DISK_FULL: &str = "its disk is full: it takes no part until there is room, and answers --stale reads";
 
 /// What waits for one member, and its address.
 type Queue = (mpsc::Sender<PeerMessage>, watch::Sender<String>);
@@ -156,9 +159,10 @@ impl Peer for PeerService {
         let asker = request.into_inner();
         let look = move |state: &State, live: &Live<'_>| {
             let holder = probity_core::members::by_name(state, &asker.name).filter(|m| asker.id != 0 && m.id != asker.id).cloned();
-            (live.status.identity.cluster_id.clone(), live.status.voters.is_empty(), holder)
+            let condition = if live.status.disk_full { DISK_FULL } else { "" };
+            (live.status.identity.cluster_id.clone(), live.status.voters.is_empty(), holder, condition.to_owned())
         };
-        let (cluster_id, no_voters, holder_of_name) = self.node.query(look).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let (cluster_id, no_voters, holder_of_name, condition) = self.node.query(look).await.map_err(|e| Status::unavailable(e.to_string()))?;
         Ok(Response::new(IdentifyReply {
             id: self.own.id,
             name: self.own.name.clone(),
@@ -167,6 +171,7 @@ impl Peer for PeerService {
             cluster_id,
             cluster_name: self.cluster_name.clone(),
             holder_of_name,
+            condition,
             address: self.own.address.clone(),
             http_address: self.own.http_address.clone(),
             max_command_version: self.own.max_command_version,
@@ -195,8 +200,9 @@ impl Peer for PeerService {
         if request.id != self.own.id {
             return Err(Status::failed_precondition(format!("{:x} is meant, and this is {:x}: its data directory is another one", request.id, self.own.id)));
         }
-        if request.version > COMMAND_VERSION {
-            let text = format!("the cluster runs command version {}, this build understands {COMMAND_VERSION}: upgrade it first", request.version);
+        let can = self.own.max_command_version;
+        if request.version > can {
+            let text = format!("the cluster runs command version {}, this build understands {can}: upgrade it first", request.version);
             return Err(Status::failed_precondition(text));
         }
         self.node.join(request.cluster_id).await.map_err(|e| Status::unavailable(e.to_string()))?.map_err(|e| Status::failed_precondition(e.to_string()))?;

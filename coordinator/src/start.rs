@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use probity_core::COMMAND_VERSION;
 use probity_proto::v1::*;
-use probity_replica::{Config, Fatal, OpenError, Replica};
+use probity_replica::{Config, Fatal, Medium, OpenError, Replica};
 use probity_rpc::MESSAGE_BYTES_MAX;
 use probity_rpc::client::channel;
 use probity_rpc::refusal::Refusal;
@@ -27,6 +27,7 @@ use tonic::transport::Server;
 
 use crate::clock::ClusterClock;
 use crate::config::CoordinatorConfig;
+use crate::disk::{DataFile, SyncTimes};
 use crate::driver::Driver;
 use crate::effects::Effects;
 use crate::fleet::{FleetMemory, FleetService};
@@ -122,26 +123,34 @@ impl Running {
     }
 }
 
+/// The command set that this build understands. Tests play a newer build, which a release cannot.
+pub(crate) fn command_version() -> u32 {
+    let played = cfg!(debug_assertions).then(|| std::env::var("PROBITY_TEST_COMMAND_VERSION").ok()?.parse().ok()).flatten();
+    played.unwrap_or(COMMAND_VERSION)
+}
+
 /// Random, and never 0, which raft takes for "none".
 pub(crate) fn new_member_id() -> u64 {
     rand::random::<u64>() >> 1 | 1
 }
 
 /// Opens the store; one process at a time.
-fn open(config: &CoordinatorConfig) -> Result<Replica, StartError> {
+fn open(config: &CoordinatorConfig) -> Result<(Replica, SyncTimes), StartError> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
     let path = dir.join("coordinator.redb");
+    let mut file = DataFile::new(&path);
     // redb may panic on a file that is none of its own; nothing is written before that.
-    let opened = std::panic::catch_unwind(|| redb::Database::create(&path));
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| file.open()));
     let db = match opened {
         Ok(Ok(db)) => db,
         Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => return Err(StartError::InUse(dir.clone())),
         Ok(Err(source)) => return Err(StartError::Open { path, source }),
         Err(_) => return Err(StartError::NoStore(path)),
     };
-    let replica_config = Config { new_id: new_member_id(), ..Config::default() };
-    Ok(Replica::open(replica_config, db, rand::random())?)
+    let times = file.times.clone();
+    let replica_config = Config { new_id: new_member_id(), command_version: command_version(), ..Config::default() };
+    Ok((Replica::open_on(replica_config, db, Box::new(file), rand::random())?, times))
 }
 
 /// Starts a coordinator; it runs until `stop`.
@@ -152,7 +161,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let http_addr = http_listener.local_addr().map_err(|source| StartError::Listen { address: config.http, source })?;
     let grpc_addr = grpc_listener.local_addr().map_err(|source| StartError::Listen { address: config.grpc, source })?;
     let tls = config.tls.as_ref().map(TlsFiles::server).transpose()?;
-    let replica = open(&config)?;
+    let (replica, sync_times) = open(&config)?;
     let identity = replica.identity();
     let address = if config.advertise.is_empty() { grpc_addr.to_string() } else { config.advertise.clone() };
     let own = MemberRecord {
@@ -161,18 +170,24 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         address,
         http_address: http_addr.to_string(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
-        max_command_version: COMMAND_VERSION,
+        max_command_version: command_version(),
         ..MemberRecord::default()
     };
     let (requests_tx, requests) = mpsc::channel(REQUESTS);
     let (applied, applied_rx) = watch::channel(0);
     let (leadership, leadership_rx) = watch::channel(Leadership::default());
-    let shared =
-        Arc::new(Shared { clock: ClusterClock::new(), fleet: FleetMemory::default(), halt_latch: AtomicBool::new(false), stranger: Default::default() });
+    let shared = Arc::new(Shared {
+        clock: ClusterClock::new(),
+        fleet: FleetMemory::default(),
+        halt_latch: AtomicBool::new(false),
+        stranger: Default::default(),
+        conditions: Default::default(),
+    });
     let node = Node { requests: requests_tx.clone(), applied: applied_rx, leadership: leadership_rx, shared };
     let tasks = TaskTracker::new();
     let peers = Peers::new(identity.id, config.tls.clone(), requests_tx, tasks.clone(), stop.clone());
-    let driver = Driver { replica, node: node.clone(), requests, applied, leadership, peers: peers.clone(), address_of: Default::default(), woken_for: 0 };
+    let driver =
+        Driver { replica, sync_times, node: node.clone(), requests, applied, leadership, peers: peers.clone(), address_of: Default::default(), woken_for: 0 };
     let driver_stop = stop.clone();
     // redb blocks: the owner has a thread of its own, with a runtime of one.
     let driver = tokio::task::spawn_blocking(move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {
@@ -190,7 +205,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let others = config.initial_members.iter().filter(|(name, _)| **name != config.name).map(|(_, a)| a.clone()).collect();
     tasks.spawn(find_members(others, config.tls.clone(), node.clone(), peers.clone(), own.clone(), stop.clone()));
     tasks.spawn(membership::keep_own_record(node.clone(), own.clone(), config.tls.clone(), stop.clone()));
-    tasks.spawn(membership::invite(node.clone(), config.tls.clone(), stop.clone()));
+    tasks.spawn(membership::look_after(node.clone(), config.tls.clone(), stop.clone()));
     let secure = config.tls.is_some();
     let fleet = FleetService {
         node: node.clone(),

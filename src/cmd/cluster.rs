@@ -165,9 +165,10 @@ fn lines(members: &Value) -> Vec<String> {
     let mut table = Table::new(&["MEMBER", "ID", "ADDRESS", "ROLE", "LAG", "ANSWERS", "VERSION", "NOTE"]);
     for member in items(members) {
         let s = &member["status"];
-        let note = match (s["leaving"] == true, s["replaces"].as_str()) {
-            (true, _) => "leaves".to_owned(),
-            (_, Some(id)) => format!("will replace {id}"),
+        let note = match (s["condition"].as_str(), s["leaving"] == true, s["replaces"].as_str()) {
+            (Some(condition), ..) => condition.to_owned(),
+            (_, true, _) => "leaves".to_owned(),
+            (.., Some(id)) => format!("will replace {id}"),
             _ => String::new(),
         };
         let answers = if s["reachable"] == true { "yes" } else { "no" }.to_owned();

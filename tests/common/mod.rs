@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its share of it")]
 
+pub mod group;
+
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -61,8 +63,14 @@ pub struct Server {
 
 impl Server {
     pub fn start(args: &[&str], log: &Path) -> Server {
+        Server::start_with(args, &[], log)
+    }
+
+    /// With settings in its environment.
+    pub fn start_with(args: &[&str], environment: &[(String, String)], log: &Path) -> Server {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
-        let child = probity(args).stdout(file.try_clone().expect("a second handle")).stderr(file).spawn().expect("probity starts");
+        let child =
+            probity(args).envs(environment.iter().cloned()).stdout(file.try_clone().expect("a second handle")).stderr(file).spawn().expect("probity starts");
         Server { child, log: log.to_owned() }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{account as account_json, compact, rfc3339};
 use crate::node::Live;
+use crate::peer::DISK_FULL;
 
 /// The name of a member, or its id.
 pub(super) fn member_name(state: &State, id: u64) -> String {
@@ -63,21 +64,34 @@ pub(super) fn member(live: &Live<'_>, m: &MemberRecord) -> Value {
         "leaving": status.voters_outgoing.contains(&m.id) && !status.voters.contains(&m.id),
         "replaces": (m.replaces != 0).then(|| format!("{:x}", m.replaces)),
         "commandVersion": m.max_command_version,
+        "condition": condition(live, m.id),
         "lagEntries": progress.map(|p| status.last.saturating_sub(p.matched)),
         "reachable": progress.map(|p| p.recent),
     })
 }
 
+/// What keeps a member from taking part, when it is known.
+fn condition<'l>(live: &'l Live<'_>, id: u64) -> Option<&'l str> {
+    if id == live.status.identity.id && live.status.disk_full {
+        return Some(DISK_FULL);
+    }
+    live.conditions.get(&id).map(String::as_str)
+}
+
 /// What a person should look at.
 fn degraded(state: &State, live: &Live<'_>, unexplained: i64) -> Vec<String> {
     let mut found = Vec::new();
+    if live.status.disk_full {
+        found.push(format!("member {}: {DISK_FULL}", member_name(state, live.status.identity.id)));
+    }
     if live.status.leader.is_none() {
         found.push("no leader: there is no quorum".to_owned());
     }
     if live.status.role == Role::Leader {
         for (id, progress) in &live.status.progress {
             if !progress.recent {
-                found.push(format!("member {} does not answer", member_name(state, *id)));
+                let why = live.conditions.get(id).map_or("does not answer".to_owned(), |text| format!("is silent: {text}"));
+                found.push(format!("member {} {why}", member_name(state, *id)));
             }
         }
     }

@@ -14,6 +14,9 @@ pub enum Refusal {
     /// No majority can be reached now: nothing was changed.
     #[error("no quorum: a majority of the coordinators cannot be reached")]
     NoQuorum,
+    /// This one can write nothing; another member may.
+    #[error("the disk of this coordinator is full: it takes no part until there is room, and answers --stale reads")]
+    DiskFull,
     /// `probity cluster init` was never run here.
     #[error("the cluster is not initialised (`probity cluster init` forms it)")]
     NotInitialized,
@@ -35,6 +38,7 @@ impl Refusal {
         let (code, word) = match self {
             Refusal::NotLeader(_) => (Code::Unavailable, "not_leader"),
             Refusal::NoQuorum => (Code::Unavailable, "no_quorum"),
+            Refusal::DiskFull => (Code::Unavailable, "disk_full"),
             Refusal::NotInitialized => (Code::FailedPrecondition, "not_initialized"),
             Refusal::Unknown => (Code::DeadlineExceeded, "unknown"),
         };
@@ -56,6 +60,7 @@ impl Refusal {
                 Some(Refusal::NotLeader(leader))
             }
             "no_quorum" => Some(Refusal::NoQuorum),
+            "disk_full" => Some(Refusal::DiskFull),
             "not_initialized" => Some(Refusal::NotInitialized),
             "unknown" => Some(Refusal::Unknown),
             _ => None,
@@ -69,9 +74,14 @@ mod tests {
 
     #[test]
     fn a_refusal_survives_the_wire() {
-        for refusal in
-            [Refusal::NotLeader(None), Refusal::NotLeader(Some("127.0.0.1:7601".to_owned())), Refusal::NoQuorum, Refusal::NotInitialized, Refusal::Unknown]
-        {
+        for refusal in [
+            Refusal::NotLeader(None),
+            Refusal::NotLeader(Some("127.0.0.1:7601".to_owned())),
+            Refusal::NoQuorum,
+            Refusal::DiskFull,
+            Refusal::NotInitialized,
+            Refusal::Unknown,
+        ] {
             assert_eq!(Refusal::of(&refusal.status()), Some(refusal));
         }
         assert_eq!(Refusal::of(&Status::internal("other")), None);

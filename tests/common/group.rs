@@ -1,0 +1,103 @@
+//! A cluster of coordinators alone, whose members a test starts, stops and adds.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::{Client, Server, free_ports, wait_for};
+
+/// Coordinators c1, c2, ... on loopback, in plain text.
+#[derive(Debug)]
+pub struct Group {
+    pub dir: PathBuf,
+    pub ports: Vec<u16>,
+    pub servers: Vec<Option<Server>>,
+    /// Settings of the coordinators that are started from now on.
+    pub environment: Vec<(String, String)>,
+    pub client: Client,
+}
+
+impl Group {
+    /// Room for `room` coordinators, of which the first `first` form the cluster.
+    pub fn start(dir: &Path, room: usize, first: usize) -> Group {
+        let ports = free_ports(2 * room);
+        let server = (0..room).map(|i| format!("127.0.0.1:{}", ports[i])).collect::<Vec<_>>().join(",");
+        let client = Client { server, tls_dir: None };
+        let mut group = Group { dir: dir.to_owned(), ports, servers: (0..room).map(|_| None).collect(), environment: Vec::new(), client };
+        for i in 0..first {
+            group.configure(i, first);
+            group.run(i);
+        }
+        wait_for("the cluster to form", || (group.client.run(&["cluster", "init"]).code == 0).then_some(()));
+        group
+    }
+
+    pub fn address(&self, i: usize) -> String {
+        format!("127.0.0.1:{}", self.ports[i])
+    }
+
+    pub fn config(&self, i: usize) -> String {
+        self.dir.join(format!("c{}.yaml", i + 1)).display().to_string()
+    }
+
+    /// Writes a configuration; the first members name each other.
+    pub fn configure(&self, i: usize, first: usize) {
+        let members: Vec<String> = (0..first).map(|m| format!("c{}: \"{}\"", m + 1, self.address(m))).collect();
+        let initial = if first == 0 { String::new() } else { format!("initialMembers: {{{}}}\n", members.join(", ")) };
+        let (data, http, grpc) = (self.data(i).display().to_string(), self.ports[self.servers.len() + i], self.address(i));
+        let listen = format!("{{http: \"127.0.0.1:{http}\", grpc: \"{grpc}\"}}");
+        let text = format!("cluster: test\nname: c{}\ndataDir: {data}\nlisten: {listen}\nadvertise: \"{grpc}\"\n{initial}allowLoopback: true\n", i + 1);
+        std::fs::write(self.config(i), text).expect("a file");
+    }
+
+    pub fn data(&self, i: usize) -> PathBuf {
+        self.dir.join(format!("c{}", i + 1))
+    }
+
+    pub fn run(&mut self, i: usize) {
+        let log = self.dir.join(format!("c{}.log", i + 1));
+        self.servers[i] = Some(Server::start_with(&["coordinator", "--insecure", "--config", &self.config(i)], &self.environment, &log));
+    }
+
+    pub fn server(&mut self, i: usize) -> &mut Server {
+        self.servers[i].as_mut().expect("it was started")
+    }
+
+    pub fn leader(&self) -> usize {
+        let status = self.client.wait_json("a leader", &["status"], |s| s["leader"]["name"].is_string());
+        index(status["leader"]["name"].as_str().expect("a name"))
+    }
+
+    /// A change that must be acknowledged.
+    pub fn write(&self, reason: &str) {
+        let said = self.client.run(&["halt", "--reason", reason]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+
+    /// Waits until these members are there, each a voter that lacks nothing.
+    pub fn settled(&self, wanted: &[&str]) -> Value {
+        self.client.wait_json(&format!("members {wanted:?}"), &["cluster", "status"], |m| {
+            let items = m["items"].as_array().cloned().unwrap_or_default();
+            let mut names: Vec<String> = items.iter().filter_map(|m| m["metadata"]["name"].as_str().map(str::to_owned)).collect();
+            names.sort();
+            names == wanted && items.iter().all(|m| m["status"]["votes"] == true && m["status"]["lagEntries"].as_u64() < Some(10))
+        })
+    }
+
+    /// The state hash of each member that runs, at equal index.
+    pub fn assert_equal(&self, members: &[usize]) {
+        wait_for("equal states", || {
+            let mut seen = std::collections::BTreeSet::new();
+            for i in members {
+                let one = Client { server: self.address(*i), tls_dir: None };
+                let status = one.json(&["status", "--stale"])?;
+                seen.insert((status["index"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
+            }
+            (seen.len() == 1).then_some(())
+        });
+    }
+}
+
+pub fn index(name: &str) -> usize {
+    name.trim_start_matches('c').parse::<usize>().expect("c1, c2, ...") - 1
+}
