@@ -209,6 +209,9 @@ impl OperatorService {
         if !group.voters.contains(&to) {
             return Err(no(format!("{name} does not vote yet: only a voter that has caught up can lead")));
         }
+        if !group.answers(to) {
+            return Err(no(format!("{name} cannot take over: it does not answer")));
+        }
         let mut leadership = self.node.leadership();
         self.node.transfer(to).await.map_err(status)?;
         match tokio::time::timeout(HANDED_OVER, leadership.wait_for(|l| l.leader == Some(to))).await {

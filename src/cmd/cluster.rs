@@ -80,10 +80,11 @@ async fn add(api: &mut Api, address: String, replaces: String, no_wait: bool, fo
             print_change("votes", &reply, format);
             return Ok(ExitCode::SUCCESS);
         }
-        let lag = found.and_then(|m| m["status"]["lagEntries"].as_u64());
-        if lag != last_lag && format != Format::Json {
-            println!("  lacks {} log entries", lag.map_or_else(|| "?".to_owned(), |l| l.to_string()));
-            last_lag = lag;
+        // Before its first snapshot it has confirmed nothing.
+        let lag = found.filter(|m| m["status"]["matchIndex"].as_u64() > Some(0)).and_then(|m| m["status"]["lagEntries"].as_u64());
+        if let Some(lag) = lag.filter(|l| Some(*l) != last_lag && format != Format::Json) {
+            println!("  lacks {lag} log entries");
+            last_lag = Some(lag);
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
     }

@@ -8,7 +8,8 @@ use redb::ReadTransaction;
 
 use crate::Fatal;
 use crate::disk::is_full;
-use crate::node::{Outputs, Replica};
+use crate::interface::Outputs;
+use crate::node::Replica;
 use crate::snapshot::rows_from;
 use crate::store::{Identity, OpenError, Store};
 

@@ -13,7 +13,8 @@ use probity_proto::v1::*;
 use raft::eraftpb::MessageType;
 
 use crate::Fatal;
-use crate::node::{Input, Outputs, Replica, Reply, Role, Status};
+use crate::interface::{Input, Outputs, Reply, Role, Status};
+use crate::node::Replica;
 use crate::store::{OpenError, Store};
 
 /// The file of a member, which it may have to open again.

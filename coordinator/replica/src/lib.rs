@@ -11,15 +11,18 @@
 mod backup;
 mod convert;
 mod disk;
+mod interface;
 mod members;
 mod node;
+mod peers;
 mod slow;
 mod snapshot;
 mod store;
 
 pub use backup::{Backup, BackupError, Checked};
 pub use disk::Medium;
-pub use node::{Config, Input, Outputs, Progress, Replica, Reply, Role, Status};
+pub use interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
+pub use node::Replica;
 pub use store::{FormError, Identity, OpenError};
 
 /// The store broke: the member must stop, since what it promised may not be on the disk.

@@ -12,7 +12,8 @@ use raft::{Changer, ProgressState, StateRole, eraftpb};
 
 use crate::Fatal;
 use crate::convert;
-use crate::node::{Outputs, Replica, Reply};
+use crate::interface::{Outputs, Reply};
+use crate::node::Replica;
 use crate::store::FormError;
 
 /// A member whose log lacks no more than this many entries has caught up.
@@ -143,13 +144,13 @@ impl Replica {
 
     /// Begins to hand leadership over.
     pub(crate) fn transfer(&mut self, tag: u64, to: u64, out: &mut Outputs) {
+        let ready = self.could_lead(to);
         let Some(raft) = &mut self.raft else { return };
         if raft.raft.state != StateRole::Leader {
             let leader = (raft.raft.leader_id != 0).then_some(raft.raft.leader_id);
             out.replies.push((tag, Reply::NotLeader { leader }));
             return;
         }
-        let ready = to != raft.raft.id && raft.store().conf_state.voters.contains(&to) && caught_up(raft, to);
         let reply = if ready {
             raft.transfer_leader(to);
             let applied = Applied { index: self.applied, ..Applied::default() };
@@ -177,7 +178,7 @@ impl Replica {
             let _ = raft.propose_conf_change(Vec::new(), eraftpb::ConfChangeV2::default());
             return Ok(());
         }
-        let Some(learner) = conf.learners.iter().copied().find(|id| caught_up(raft, *id)) else { return Ok(()) };
+        let Some(learner) = conf.learners.iter().copied().find(|id| self.caught_up(*id)) else { return Ok(()) };
         if self.state.members.get(&number_key(learner)).is_some_and(|m| m.replaces == own) {
             return self.hand_over();
         }
@@ -191,13 +192,29 @@ impl Replica {
     /// The other voter that is furthest, if it could lead at once.
     pub(crate) fn successor(&self) -> Option<u64> {
         let raft = self.raft.as_ref()?;
-        let others = raft.store().conf_state.voters.iter().copied().filter(|id| *id != raft.raft.id && caught_up(raft, *id));
+        let others = raft.store().conf_state.voters.iter().copied().filter(|id| self.could_lead(*id));
         others.max_by_key(|id| raft.raft.prs().get(*id).map(|p| (p.matched, *id)))
     }
 
     /// Whether a voter could take over at once.
     pub(crate) fn could_lead(&self, id: u64) -> bool {
-        self.raft.as_ref().is_some_and(|r| r.raft.id != id && r.store().conf_state.voters.contains(&id) && caught_up(r, id))
+        self.raft.as_ref().is_some_and(|r| r.raft.id != id && r.store().conf_state.voters.contains(&id) && self.caught_up(id))
+    }
+
+    /// Answers, waits for no snapshot, and lacks next to nothing.
+    fn caught_up(&self, id: u64) -> bool {
+        let Some(raft) = &self.raft else { return false };
+        let last = raft.raft.raft_log.last_index();
+        // Whoever was just added has confirmed nothing.
+        let near = |p: &raft::Progress| p.matched != 0 && p.state != ProgressState::Snapshot && p.matched + CAUGHT_UP_ENTRIES >= last;
+        self.answers(id) && raft.raft.prs().get(id).is_some_and(near)
+    }
+
+    /// Whether a member was heard of within two election time-outs. raft's own flag is cleared at every check of the quorum, and then
+    /// says for a moment that nobody is there.
+    pub(crate) fn answers(&self, id: u64) -> bool {
+        let lately = 2 * self.config.election_ticks as u64;
+        self.heard.get(&id).is_some_and(|at| self.ticks.saturating_sub(*at) <= lately)
     }
 
     /// Leadership to the voter that is furthest.
@@ -234,6 +251,7 @@ impl Replica {
             let store = raft.mut_store();
             store.conf_state = convert::from_conf_state(&conf_state);
             store.source = None;
+            self.heard.retain(|id, _| store.is_member(*id));
         }
         self.flush_rows(0)?;
         let Some(raft) = &mut self.raft else { return Ok(()) };
@@ -255,13 +273,6 @@ fn possible(tracker: &raft::ProgressTracker, change: &eraftpb::ConfChangeV2) -> 
     } else {
         changer.simple(&change.changes).is_ok()
     }
-}
-
-/// Answers, waits for no snapshot, and lacks next to nothing.
-fn caught_up(raft: &raft::RawNode<crate::store::Store>, id: u64) -> bool {
-    let last = raft.raft.raft_log.last_index();
-    // Whoever was just added counts as active to raft, and has confirmed nothing.
-    raft.raft.prs().get(id).is_some_and(|p| p.matched != 0 && p.recent_active && p.state != ProgressState::Snapshot && p.matched + CAUGHT_UP_ENTRIES >= last)
 }
 
 fn refused(index: u64, message: String) -> Reply {

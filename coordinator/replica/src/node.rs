@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use probity_core::{COMMAND_VERSION, State};
+use probity_core::State;
 use probity_proto::v1::peer_message::Message as Peer;
 use probity_proto::v1::*;
 use prost::Message as _;
@@ -11,176 +11,10 @@ use raft::{RawNode, StateRole, eraftpb};
 use crate::Fatal;
 use crate::convert;
 use crate::disk::{Full, Medium, is_full};
+use crate::interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
 use crate::slow::Disks;
-use crate::snapshot::{Source, Staged, Staging};
+use crate::snapshot::{Source, Staging};
 use crate::store::{FormError, Identity, OpenError, Store};
-
-/// Sizes and times of a member. A tick is 50 ms in production.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Given to a new store; an old one keeps its own.
-    pub new_id: u64,
-    /// An election starts after this many to twice as many ticks without a leader.
-    pub election_ticks: usize,
-    /// Heartbeats of the leader.
-    pub heartbeat_ticks: usize,
-    /// State rows are written after this many applied entries...
-    pub flush_entries: u64,
-    /// ...or this many ticks.
-    pub flush_ticks: u64,
-    /// The log is cut when it is longer than this; a quarter of it is kept for followers that lag a little.
-    pub log_entries_max: u64,
-    /// A file below this is not made smaller.
-    pub compact_bytes_min: u64,
-    /// A disk is slow when the 99th percentile of its commits takes this many microseconds...
-    pub slow_persist_us: u64,
-    /// ...and a leader hands over when that lasted this many ticks.
-    pub slow_ticks: u64,
-    /// The newest command set that this build understands; a test plays a newer or an older build.
-    pub command_version: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Config {
-            new_id: 1,
-            election_ticks: 10,
-            heartbeat_ticks: 2,
-            flush_entries: 4_096,
-            flush_ticks: 100,
-            log_entries_max: 20_000,
-            compact_bytes_min: 32 << 20,
-            slow_persist_us: 100_000,
-            slow_ticks: 200,
-            command_version: COMMAND_VERSION,
-        }
-    }
-}
-
-/// What a member is told.
-#[derive(Debug)]
-pub enum Input {
-    /// Time passes.
-    Tick,
-    /// From another member.
-    Peer(PeerMessage),
-    /// A change, at the leader. `tag` comes back with the reply.
-    Propose {
-        /// The caller's own number.
-        tag: u64,
-        /// What to apply.
-        command: Command,
-    },
-    /// A linearizable read barrier (ReadIndex). It may be dropped without a word: ask again.
-    Read {
-        /// The caller's own number.
-        tag: u64,
-    },
-    /// A change of members, at the leader: AddMember, PromoteMember or RemoveMember. Who votes changes with it, or neither does.
-    Configure {
-        /// The caller's own number.
-        tag: u64,
-        /// Which change.
-        command: Command,
-    },
-    /// Hands leadership to a voter that has caught up. The answer says that it was begun.
-    Transfer {
-        /// The caller's own number.
-        tag: u64,
-        /// To whom.
-        to: u64,
-    },
-    /// What a commit to this member's disk takes, about every second: the leader hands over when its disk is slow and another's is not.
-    Persistence {
-        /// 99th percentile of the last seconds, in microseconds.
-        p99_us: u64,
-    },
-    /// Nothing can be sent to a member now.
-    Unreachable(u64),
-}
-
-/// What came of a proposal or a read.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Reply {
-    /// Committed and applied here.
-    Applied {
-        /// Where in the log.
-        index: u64,
-        /// What apply answered.
-        result: CommandResult,
-    },
-    /// This member does not lead; nothing was proposed.
-    NotLeader {
-        /// Who does, when known.
-        leader: Option<u64>,
-    },
-    /// Too much is under way; nothing was proposed.
-    Busy,
-    /// The state holds everything that was committed when the read began.
-    ReadReady,
-}
-
-/// A member's role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Not in a group yet.
-    Unformed,
-    /// Follows.
-    Follower,
-    /// Asks for votes.
-    Candidate,
-    /// Leads.
-    Leader,
-}
-
-/// What a member wants done. Messages may be sent at once: what they promise is on the disk.
-#[derive(Debug, Default)]
-pub struct Outputs {
-    /// To other members.
-    pub messages: Vec<PeerMessage>,
-    /// To callers: (tag, reply).
-    pub replies: Vec<(u64, Reply)>,
-    /// Something was applied, or the state was replaced.
-    pub applied: bool,
-}
-
-/// How far another member is, as the leader knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
-    /// Its log equals ours up to here.
-    pub matched: u64,
-    /// It was heard of lately.
-    pub recent: bool,
-}
-
-/// A look at a member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Status {
-    /// Who it is.
-    pub identity: Identity,
-    /// Its role.
-    pub role: Role,
-    /// The term it knows.
-    pub term: u64,
-    /// The leader it knows.
-    pub leader: Option<u64>,
-    /// Committed up to.
-    pub commit: u64,
-    /// Applied up to.
-    pub applied: u64,
-    /// Its log's end.
-    pub last: u64,
-    /// The voters; in the middle of a change, those to be.
-    pub voters: Vec<u64>,
-    /// Those who still vote until the change in hand is over; else empty.
-    pub voters_outgoing: Vec<u64>,
-    /// Members that catch up.
-    pub learners: Vec<u64>,
-    /// Nothing can be written here for want of space: no part is taken until there is room.
-    pub disk_full: bool,
-    /// Of each member, when it leads.
-    pub progress: BTreeMap<u64, Progress>,
-}
 
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
@@ -212,6 +46,8 @@ pub struct Replica {
     pub(crate) full: Option<Full>,
     pub(crate) compactions: u64,
     pub(crate) disks: Disks,
+    /// When each member was last heard of, in ticks.
+    pub(crate) heard: BTreeMap<u64, u64>,
     pub(crate) handed_over: u64,
 }
 
@@ -247,6 +83,7 @@ impl Replica {
             full: None,
             compactions: 0,
             disks: Disks::default(),
+            heard: BTreeMap::new(),
             handed_over: 0,
         };
         replica.start()?;
@@ -366,7 +203,7 @@ impl Replica {
             StateRole::Candidate | StateRole::PreCandidate => Role::Candidate,
         };
         let progress = if role == Role::Leader {
-            inner.prs().iter().map(|(id, p)| (*id, Progress { matched: p.matched, recent: p.recent_active || *id == identity.id })).collect()
+            inner.prs().iter().map(|(id, p)| (*id, Progress { matched: p.matched, recent: *id == identity.id || self.answers(*id) })).collect()
         } else {
             BTreeMap::new()
         };
@@ -462,64 +299,6 @@ impl Replica {
             Input::Unreachable(id) => raft.report_unreachable(id),
         }
         Ok(())
-    }
-
-    fn peer(&mut self, message: PeerMessage, out: &mut Outputs) -> Result<(), Fatal> {
-        let identity = self.identity();
-        if message.cluster_id != identity.cluster_id || message.to != identity.id {
-            return Ok(());
-        }
-        if let Some(Peer::Raft(m)) = &message.message
-            && !self.accepts(message.from, m, out)?
-        {
-            return Ok(());
-        }
-        let Some(raft) = &mut self.raft else { return Ok(()) };
-        match message.message.clone() {
-            Some(Peer::Persistence(report)) => self.on_persistence_report(message.from, &report),
-            Some(Peer::NotMember(told)) => return self.told_not_member(&told),
-            Some(Peer::Raft(m)) if m.snapshot.is_some() => {
-                let manifest = m.snapshot.unwrap_or_default();
-                let same = self.staging.as_ref().is_some_and(|s| s.manifest == manifest);
-                // What we have applied already needs no pulling; raft answers by itself.
-                if manifest.index <= self.applied {
-                    self.on_raft_message(message);
-                } else if !same {
-                    self.staging = Some(Staging::new(message, manifest));
-                }
-            }
-            Some(Peer::Raft(_)) => self.on_raft_message(message),
-            Some(Peer::Pull(pull)) => {
-                let chunk = Source::answer(raft.mut_store().source.as_mut(), &pull)?;
-                let reply = PeerMessage { cluster_id: message.cluster_id, from: message.to, to: message.from, message: Some(Peer::Chunk(chunk)) };
-                out.messages.push(reply);
-            }
-            Some(Peer::Chunk(chunk)) => {
-                let Some(staging) = &mut self.staging else { return Ok(()) };
-                match staging.take(chunk) {
-                    Staged::Waiting => {}
-                    Staged::Broken => self.staging = None,
-                    Staged::Whole(state, rows) => {
-                        let manifest = staging.manifest.clone();
-                        let message = staging.message.clone();
-                        self.staged = Some((manifest, state, rows));
-                        self.staging = None;
-                        self.on_raft_message(message);
-                    }
-                }
-            }
-            None => {}
-        }
-        Ok(())
-    }
-
-    /// Bytes from outside never reach raft unchecked; what it does not like, it drops.
-    fn on_raft_message(&mut self, message: PeerMessage) {
-        let Some(raft) = &mut self.raft else { return };
-        let Some(Peer::Raft(m)) = message.message else { return };
-        if let Ok(m) = convert::from_peer(message.from, message.to, m) {
-            let _ = raft.step(m);
-        }
     }
 
     /// Handles every Ready.

@@ -7,7 +7,8 @@ use probity_core::number_key;
 use probity_proto::v1::peer_message::Message as Peer;
 use probity_proto::v1::*;
 
-use crate::node::{Outputs, Replica, Role};
+use crate::interface::{Outputs, Role};
+use crate::node::Replica;
 
 /// What is known of disks.
 #[derive(Debug, Default)]

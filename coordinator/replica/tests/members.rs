@@ -190,3 +190,19 @@ fn configurations_survive_restarts_of_everybody() {
     net.write("again");
     net.assert_equal();
 }
+
+#[test]
+fn who_answers_is_never_called_silent() {
+    let mut net = Net::formed(&[1, 2, 3]);
+    let leader = net.leader().expect("a leader");
+    let silent = |net: &Net| net.member(leader).status().progress.into_iter().filter(|(_, p)| !p.recent).map(|(id, _)| id).collect::<Vec<_>>();
+    // Over many checks of the quorum.
+    for tick in 0..200 {
+        net.tick();
+        assert_eq!(silent(&net), [0u64; 0], "tick {tick}");
+    }
+    let follower = (1..=3).find(|id| *id != leader).expect("a follower");
+    net.isolate(follower, true);
+    net.ticks(40);
+    assert_eq!(silent(&net), [follower]);
+}

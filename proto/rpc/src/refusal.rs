@@ -28,7 +28,7 @@ pub enum Refusal {
 fn hint(leader: &Option<String>) -> String {
     match leader {
         Some(address) => format!(" (the leader is {address})"),
-        None => " and knows none".to_owned(),
+        None => " and knows none: there is no quorum now (--stale shows what it knows)".to_owned(),
     }
 }
 
