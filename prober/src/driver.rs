@@ -115,6 +115,7 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
     tasks.spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events_tx, stop.clone()));
     let doubt = Arc::new(Notify::new());
     let (checks_tx, mut checks) = mpsc::channel(selfcheck::RESULTS);
+    session.set_spool_age(config.spool_age_max.as_micros() as u64);
     if config.self_check.is_on() {
         session.expect_self_checks();
         tasks.spawn(selfcheck::run(config.self_check.clone(), doubt.clone(), checks_tx.clone(), stop.clone()));

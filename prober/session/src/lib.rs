@@ -23,6 +23,8 @@ use store::Store;
 pub use store::StoreError;
 use trust::Trust;
 
+/// A row is kept so long for a coordinator, unless [`Session::set_spool_age`] says less: coordinators wait no longer.
+const SPOOL_AGE_US: i64 = 24 * 3_600 * 1_000_000;
 /// Rows in one message.
 const ROWS_PER_MESSAGE: usize = 256;
 
@@ -129,6 +131,11 @@ pub struct Session {
     assignments: BTreeMap<u64, Running>,
     /// Rows that are on the disk and not acknowledged, oldest first.
     spool: VecDeque<ReportRow>,
+    /// When each of them was begun; those of an earlier run count from the start of this one.
+    begun_at: VecDeque<i64>,
+    /// All before this one gave up their content for their age.
+    aged: usize,
+    spool_age_us: i64,
     spool_bytes: u64,
     /// How many of them went out on the present stream.
     sent: usize,
@@ -154,6 +161,9 @@ impl Session {
             config,
             store,
             assignments,
+            begun_at: std::iter::repeat_n(now_us, saved.rows.len()).collect(),
+            aged: 0,
+            spool_age_us: SPOOL_AGE_US,
             spool: saved.rows.into(),
             spool_bytes,
             sent: 0,
@@ -199,6 +209,11 @@ impl Session {
         self.config.unsteady_flush_us = unsteady_flush_us.max(1);
     }
 
+    /// How old a row may become in the spool; beyond, only how many slots it was is kept.
+    pub fn set_spool_age(&mut self, age_us: u64) {
+        self.spool_age_us = i64::try_from(age_us).unwrap_or(SPOOL_AGE_US).min(SPOOL_AGE_US);
+    }
+
     /// A new stream: everything unacknowledged goes out again, in order.
     pub fn on_connected(&mut self) {
         self.sent = 0;
@@ -219,6 +234,8 @@ impl Session {
             self.store.join(cluster_id, &spool_id)?;
             self.dropped_slots += self.spool.iter().map(row::slots).sum::<u64>();
             self.spool.clear();
+            self.begun_at.clear();
+            self.aged = 0;
             self.assignments.clear();
             (self.spool_id, self.sequence, self.spool_bytes, self.sent, self.revision) = (spool_id, 0, 0, 0, 0);
             self.faults.on_other_cluster();
@@ -320,6 +337,7 @@ impl Session {
             }
         }
         self.close_all(&due)?;
+        self.drop_aged(now_us)?;
         Ok(due.len())
     }
 
@@ -337,7 +355,9 @@ impl Session {
         let mut rows = Vec::new();
         for id in ids {
             let Some(running) = self.assignments.get_mut(id) else { continue };
+            let begun_at = running.row.begun_at_us();
             let Some(mut row) = running.row.take() else { continue };
+            self.begun_at.push_back(begun_at);
             self.sequence += 1;
             row.prober = self.config.prober.clone();
             row.spool_id = self.spool_id.clone();
@@ -359,21 +379,36 @@ impl Session {
     /// Keeps the spool within its bytes: the oldest rows give up everything but how many slots they were.
     fn shrink(&mut self) -> Result<(), StoreError> {
         let mut shrunk = Vec::new();
-        for row in &mut self.spool {
+        for at in 0..self.spool.len() {
             if self.spool_bytes <= self.config.spool_bytes_max {
                 break;
             }
-            let before = row::size(row);
-            let slots = row::slots(row);
-            let stub = row::dropped(row);
-            if stub != *row {
-                self.spool_bytes = self.spool_bytes - before + row::size(&stub);
-                self.dropped_slots += slots;
-                *row = stub;
-                shrunk.push(row.clone());
-            }
+            shrunk.extend(self.drop_content(at));
         }
         if shrunk.is_empty() { Ok(()) } else { self.store.add_rows(&shrunk, self.sequence, &[]) }
+    }
+
+    /// The same for rows that nobody took for too long.
+    fn drop_aged(&mut self, now_us: i64) -> Result<(), StoreError> {
+        let mut shrunk = Vec::new();
+        while self.begun_at.get(self.aged).is_some_and(|at| at.saturating_add(self.spool_age_us) < now_us) {
+            shrunk.extend(self.drop_content(self.aged));
+            self.aged += 1;
+        }
+        if shrunk.is_empty() { Ok(()) } else { self.store.add_rows(&shrunk, self.sequence, &[]) }
+    }
+
+    /// What is left of a row of the spool, if it had more.
+    fn drop_content(&mut self, at: usize) -> Option<ReportRow> {
+        let row = self.spool.get_mut(at)?;
+        let stub = row::dropped(row);
+        if stub == *row {
+            return None;
+        }
+        self.spool_bytes = self.spool_bytes - row::size(row) + row::size(&stub);
+        self.dropped_slots += row::slots(row);
+        *row = stub.clone();
+        Some(stub)
     }
 
     /// Rows to send next on the present stream; each call goes on where the last one ended.
@@ -390,11 +425,13 @@ impl Session {
         }
         let done: Vec<u64> = self.spool.iter().map(|r| r.sequence).take_while(|s| *s <= ack.sequence).collect();
         for _ in &done {
+            self.begun_at.pop_front();
             if let Some(row) = self.spool.pop_front() {
                 self.spool_bytes -= row::size(&row);
             }
         }
         self.sent = self.sent.saturating_sub(done.len());
+        self.aged = self.aged.saturating_sub(done.len());
         self.store.remove_rows(&done)
     }
 

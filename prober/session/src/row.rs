@@ -72,6 +72,11 @@ impl OpenRow {
         }
     }
 
+    /// When its first outcome came in.
+    pub(crate) fn begun_at_us(&self) -> i64 {
+        self.opened_at_us
+    }
+
     pub(crate) fn take(&mut self) -> Option<ReportRow> {
         self.row.take()
     }

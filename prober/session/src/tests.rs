@@ -248,3 +248,28 @@ fn the_runs_of_a_sick_prober_are_missed_from_the_first_on() {
     assert_eq!((found.first().copied(), found.last().copied()), (Some((101, 2, Reason::Good)), Some((107, 2, Reason::Good))));
     assert!(rows.iter().flat_map(|r| &r.details).any(|d| d.message == "found while sick: connect_timeout"), "what it found is told to people");
 }
+
+#[test]
+fn what_grows_too_old_is_dropped_with_its_size() {
+    let mut session = open_at(100 * SECOND);
+    session.set_spool_age(60 * SECOND as u64);
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    for s in 101..191 {
+        run(&mut session, s, s + 1, Reason::ConnectRefused);
+        session.close_rows((s + 1) * SECOND).expect("stored");
+    }
+    session.close_everything(191 * SECOND).expect("stored");
+    let rows = session.rows_to_send();
+    let all = outcomes(&rows);
+    assert_eq!(all.iter().map(|(_, count, _)| count).sum::<u32>(), 90, "every slot is there");
+    let dropped: u32 = all.iter().filter(|(.., r)| *r == Reason::SpoolDropped).map(|(_, count, _)| count).sum();
+    assert!((28..=31).contains(&dropped) && u64::from(dropped) == session.spooled().2, "{dropped}");
+    // Acknowledged ones are gone; the next to grow too old is found all the same.
+    let ack = RowsAck { spool_id: "s1".to_owned(), sequence: rows[40].sequence };
+    session.on_ack(&ack).expect("stored");
+    session.close_rows(1_000 * SECOND).expect("stored");
+    let rows = session.rows_to_send();
+    assert!(rows.is_empty(), "they were sent already");
+    session.on_connected();
+    assert!(outcomes(&session.rows_to_send()).iter().all(|(.., r)| *r == Reason::SpoolDropped));
+}
