@@ -25,8 +25,12 @@ spec:
     - {probe: shop-tcp, verdict: up}
 "#;
 
+/// One demo looks for its ports at a time: between the look and the use another one could take them.
+static STARTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 /// Starts the demo; other tests may have its usual ports.
 fn up(dir: &Path) -> (Server, Client) {
+    let _alone = STARTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let data = dir.join("data");
     let log = dir.join("up.log");
     let before = std::fs::read_to_string(&log).unwrap_or_default().len();
