@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use probity_proto::v1::{Capability, FaultSpec, FaultState, ProxyInfo, UndoClass};
-use probity_scenario::{Fault, KINDS, kind};
+use probity_scenario::{Fault, KINDS, Lease, kind};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
@@ -108,8 +108,7 @@ pub struct Engine {
 struct Active {
     spec: FaultSpec,
     fault: Fault,
-    lease_end: Instant,
-    not_after: Instant,
+    lease: Lease,
     seen: bool,
 }
 
@@ -119,6 +118,12 @@ struct Worker {
     allow: Vec<String>,
     active: BTreeMap<String, Active>,
     events: mpsc::Sender<FaultEvent>,
+    /// What leases are measured from.
+    start: Instant,
+}
+
+fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether a kind is allowed by `proxy.reset` or `proxy.*`.
@@ -162,7 +167,7 @@ impl Engine {
         }
         journal.clear().map_err(|source| EngineError::Journal { dir, source })?;
         let (orders, inbox) = mpsc::channel(ORDERS);
-        let worker = Worker { journal, proxies, allow: config.allow, active: BTreeMap::new(), events: events_tx };
+        let worker = Worker { journal, proxies, allow: config.allow, active: BTreeMap::new(), events: events_tx, start: Instant::now() };
         let task = tokio::spawn(worker.run(inbox));
         Ok((Engine { orders, capabilities, proxies: infos, task }, events))
     }
@@ -216,8 +221,9 @@ impl Worker {
                 order = inbox.recv() => match order {
                     Some(Order::Start(order)) => self.start(order).await,
                     Some(Order::Renew(id, lease)) => {
+                        let now_us = self.mono_us();
                         if let Some(active) = self.active.get_mut(&id) {
-                            active.lease_end = Instant::now() + lease;
+                            active.lease.renew(now_us, us(lease));
                         }
                     }
                     Some(Order::End(id, reason)) => self.end(&id, &reason).await,
@@ -235,6 +241,10 @@ impl Worker {
         if let Some(done) = done {
             let _ = done.send(());
         }
+    }
+
+    fn mono_us(&self) -> u64 {
+        us(self.start.elapsed())
     }
 
     async fn tell(&self, fault_id: &str, state: FaultState, detail: impl Into<String>, undo: UndoClass) {
@@ -266,11 +276,11 @@ impl Worker {
         let id = &order.fault_id;
         self.journal.write(id, &order.spec.kind, Step::Intent).map_err(|e| format!("cannot write the journal: {e}"))?;
         proxy.set_mode(mode);
-        let now = Instant::now();
         let undo = kind(&order.spec.kind).map_or(UndoClass::Unspecified, |k| k.undo);
         let detail = format!("{} on proxy {}", order.spec.kind, fault.proxy());
         let kind = order.spec.kind.clone();
-        let active = Active { spec: order.spec, fault, lease_end: now + order.lease, not_after: now + order.not_after, seen: false };
+        let lease = Lease::new(self.mono_us(), us(order.lease), us(order.not_after));
+        let active = Active { spec: order.spec, fault, lease, seen: false };
         self.active.insert(id.clone(), active);
         self.tell(id, FaultState::Active, detail, undo).await;
         // The intent covers a failure here: undo is the same either way.
@@ -280,7 +290,7 @@ impl Worker {
 
     /// Reports first effects; ends what has outlived its lease.
     async fn look(&mut self) {
-        let now = Instant::now();
+        let now_us = self.mono_us();
         let mut seen = Vec::new();
         let mut over = Vec::new();
         for (id, active) in &mut self.active {
@@ -289,11 +299,7 @@ impl Worker {
                 active.seen = true;
                 seen.push((id.clone(), active.spec.kind.clone()));
             }
-            if now >= active.not_after {
-                over.push((id.clone(), "its time was over"));
-            } else if now >= active.lease_end {
-                over.push((id.clone(), "its lease ended: nobody renewed it"));
-            }
+            over.extend(active.lease.over(now_us).map(|why| (id.clone(), why)));
         }
         for (id, kind_name) in seen {
             let undo = kind(&kind_name).map_or(UndoClass::Unspecified, |k| k.undo);

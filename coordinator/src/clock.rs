@@ -1,4 +1,4 @@
-//! Cluster time: the leader advances log time by its monotonic clock from max(log time, wall clock at election); it never goes back.
+//! Cluster time by this host's clocks.
 
 use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -6,7 +6,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// The clock of this member.
 #[derive(Debug)]
 pub(crate) struct ClusterClock {
-    base: Mutex<(i64, Instant)>,
+    start: Instant,
+    inner: Mutex<probity_replica::ClusterClock>,
 }
 
 pub(crate) fn wall_us() -> i64 {
@@ -15,29 +16,29 @@ pub(crate) fn wall_us() -> i64 {
 
 impl ClusterClock {
     pub(crate) fn new() -> ClusterClock {
-        ClusterClock { base: Mutex::new((wall_us(), Instant::now())) }
+        ClusterClock { start: Instant::now(), inner: Mutex::new(probity_replica::ClusterClock::new(wall_us(), 0)) }
+    }
+
+    fn mono_us(&self) -> u64 {
+        self.start.elapsed().as_micros() as u64
     }
 
     /// This member leads from now on.
     pub(crate) fn lead_from(&self, log_time_us: i64) {
-        self.set(log_time_us.max(wall_us()));
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.lead_from(log_time_us, wall_us(), self.mono_us());
+        }
     }
 
     /// A follower learns log time as it applies.
     pub(crate) fn follow(&self, log_time_us: i64) {
-        if log_time_us > 0 {
-            self.set(log_time_us);
-        }
-    }
-
-    fn set(&self, us: i64) {
-        if let Ok(mut base) = self.base.lock() {
-            *base = (us, Instant::now());
+        if let Ok(mut inner) = self.inner.lock() {
+            inner.follow(log_time_us, self.mono_us());
         }
     }
 
     /// Cluster time now.
     pub(crate) fn now_us(&self) -> i64 {
-        self.base.lock().map_or_else(|_| wall_us(), |base| base.0 + base.1.elapsed().as_micros() as i64)
+        self.inner.lock().map_or_else(|_| wall_us(), |inner| inner.now_us(self.mono_us()))
     }
 }

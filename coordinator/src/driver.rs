@@ -237,6 +237,7 @@ impl Driver {
         if before.term == status.term && before.leader == status.leader {
             return Ok(false);
         }
+        // What an earlier leadership proposed for itself may never be answered, and says nothing of this one.
         waiting.retain(|_, w| !matches!(w, Waiter::Tick | Waiter::LeaderStarted));
         self.leadership.send_replace(Leadership { leading: false, term: status.term, leader: status.leader });
         if status.role != Role::Leader {

@@ -246,12 +246,20 @@ impl FleetService {
                 Some(FromProber::Heartbeat(heartbeat)) => {
                     let sent_us = heartbeat.sent_us;
                     self.node.shared.fleet.heard(prober, heartbeat);
-                    let (fence, committed) =
-                        self.node.query(|state, _| (state.meta().fence, state.meta().halt.is_some())).await.map_err(|e| Status::unavailable(e.to_string()))?;
+                    let name = prober.to_owned();
+                    let look = move |state: &probity_core::State, _: &crate::node::Live<'_>| {
+                        let given_up = state.probers.get(&name).is_none_or(|p| !p.alive);
+                        (state.meta().fence, state.meta().halt.is_some(), given_up)
+                    };
+                    let (fence, committed, given_up) = self.node.query(look).await.map_err(|e| Status::unavailable(e.to_string()))?;
                     // Only a leader renews leases.
                     if !self.node.leadership.borrow().leading {
                         self.not_leader(tx).await;
                         return Ok(());
+                    }
+                    // It was silent for too long and is heard again on the stream that it always had: a new hello brings it back.
+                    if given_up {
+                        return Err(Status::unavailable("given up while it was silent: say hello again"));
                     }
                     let reply = HeartbeatReply {
                         echo_us: sent_us,

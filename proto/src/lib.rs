@@ -8,6 +8,7 @@ pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/probity.v1.rs"));
 }
 
+pub mod bugs;
 pub mod check;
 pub mod lower;
 pub mod reason;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::hash::Hasher;
 
+use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::*;
 use siphasher::sip::SipHasher13;
 
@@ -171,11 +172,12 @@ pub(crate) fn place(state: &mut State, fleet: &Fleet, check: &str) {
     };
     let placement = record.placement.clone().unwrap_or_default();
     let open: Vec<(u64, String)> = assign::of_check(state, check).filter(|a| a.until_us == 0).map(|a| (a.id, a.prober.clone())).collect();
-    let (chosen, at_hand) = placed(state, fleet, check, &placement, &open);
+    let (mut chosen, at_hand) = placed(state, fleet, check, &placement, &open);
     match at_hand {
         Some(chosen) => drop(state.placed.insert(check.to_owned(), Placed { hash: hash(check), placement, chosen })),
         None => drop(state.placed.remove(check)),
     }
+    bugs::disorder(Bug::HashMapOrder, &mut chosen);
     let ended: Vec<u64> = open.iter().filter(|(_, p)| !chosen.contains(p)).map(|(id, _)| *id).collect();
     let started: Vec<&String> = chosen.iter().filter(|p| !open.iter().any(|(_, o)| o == *p)).collect();
     if ended.is_empty() && started.is_empty() {

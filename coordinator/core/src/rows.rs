@@ -3,6 +3,7 @@
 //! A row costs its own length. Nothing that a prober sends is believed without a look: a row that makes no sense is refused
 //! as a whole and counted; its slots show up as a gap before the next one.
 
+use probity_proto::bugs::{self, Bug};
 use probity_proto::reason::{self, Class};
 use probity_proto::v1::*;
 use prost::Message;
@@ -60,6 +61,9 @@ fn next_in_order(state: &mut State, row: &ReportRow) -> bool {
     let Some(known) = state.probers.get(&row.prober) else { return false };
     let same = known.spool_id == row.spool_id;
     let fresh = !same && row.sequence == 1 && !row.spool_id.is_empty() && !known.retired_spools.contains(&row.spool_id);
+    if same && row.sequence <= known.last_sequence && bugs::on(Bug::DuplicateRowApplied) {
+        return true;
+    }
     if !(fresh || same && known.last_sequence.checked_add(1) == Some(row.sequence)) {
         return false;
     }
@@ -166,13 +170,14 @@ fn count(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>)
 /// Adds one outcome to every account that its slots belong to.
 fn piece(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>) {
     let Some(next_n) = state.assignments.get(&number_key(a.id)).map(|a| a.next_n) else { return };
-    let from = outcome.from.max(next_n);
+    let counted_again = outcome.row.is_some() && bugs::on(Bug::DuplicateRowApplied);
+    let from = if counted_again { outcome.from } else { outcome.from.max(next_n) };
     if to <= from {
         return;
     }
     let (slots, reason) = (to - from, outcome.counts_as);
     assign::update(state, a.id, |a| {
-        a.next_n = to;
+        a.next_n = a.next_n.max(to);
         match reason.class() {
             Class::Good => a.good += slots,
             Class::Bad => {

@@ -9,6 +9,7 @@
 //! until the leader's snapshot tells them; they vote when they have caught up.
 
 mod backup;
+mod clock;
 mod convert;
 mod disk;
 mod interface;
@@ -20,6 +21,7 @@ mod snapshot;
 mod store;
 
 pub use backup::{Backup, BackupError, Checked};
+pub use clock::ClusterClock;
 pub use disk::Medium;
 pub use interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
 pub use node::Replica;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use probity_core::State;
+use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::peer_message::Message as Peer;
 use probity_proto::v1::*;
 use prost::Message as _;
@@ -58,7 +59,8 @@ impl std::fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Opens a member on its store. `incarnation` is a number that no earlier run of it had.
+    /// Opens a member on its store. `incarnation` is a number that no run of any member had: it tells the own proposals from
+    /// all others in the log.
     pub fn open(config: Config, db: redb::Database, incarnation: u64) -> Result<Replica, OpenError> {
         let (store, state) = Store::open(db, config.new_id)?;
         let (cluster, build) = (state.meta().version, config.command_version);
@@ -290,6 +292,10 @@ impl Replica {
                 let context = [incarnation.to_le_bytes(), tag.to_le_bytes()].concat();
                 if raft.propose(context, command.encode_to_vec()).is_err() {
                     out.replies.push((tag, Reply::Busy));
+                } else if bugs::on(Bug::AckBeforeCommit) {
+                    let index = raft.raft.raft_log.last_index();
+                    let result = command_result::Result::Applied(Applied { index, ..Applied::default() });
+                    out.replies.push((tag, Reply::Applied { index, result: CommandResult { result: Some(result) } }));
                 }
             }
             Input::Read { tag } => raft.read_index([incarnation.to_le_bytes(), tag.to_le_bytes()].concat()),
@@ -463,6 +469,13 @@ impl Replica {
     pub(crate) fn check_version(&self) -> Result<(), Fatal> {
         let (cluster, build) = (self.state.meta().version, self.config.command_version);
         if cluster > build { Err(Fatal::Version { cluster, build }) } else { Ok(()) }
+    }
+
+    /// The entries of its log from an index on that it still has, as (index, term, data): for whoever compares logs.
+    pub fn log_from(&self, index: u64) -> impl Iterator<Item = (u64, u64, &[u8])> {
+        let kept = self.raft.as_ref().map(|raft| raft.store().kept());
+        let skip = kept.and_then(|k| k.front()).map_or(0, |first| index.saturating_sub(first.index));
+        kept.into_iter().flat_map(move |k| k.iter().skip(skip as usize)).map(|e| (e.index, e.term, &e.data[..]))
     }
 
     /// The command set that this build understands.

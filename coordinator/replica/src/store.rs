@@ -5,6 +5,7 @@
 use std::collections::VecDeque;
 
 use probity_core::{Change, State};
+use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::*;
 use prost::Message;
 use raft::eraftpb;
@@ -413,6 +414,11 @@ impl Store {
         self.entries.back().map_or(self.truncated, |e| (e.index, e.term))
     }
 
+    /// The entries that are kept, oldest first.
+    pub(crate) fn kept(&self) -> &VecDeque<eraftpb::Entry> {
+        &self.entries
+    }
+
     /// Number of entries that are kept.
     pub(crate) fn log_len(&self) -> u64 {
         self.entries.len() as u64
@@ -428,7 +434,8 @@ impl Store {
 }
 
 fn hard_state_record(hs: &eraftpb::HardState) -> HardStateRecord {
-    HardStateRecord { term: hs.term, vote: hs.vote, commit: hs.commit }
+    let vote = if bugs::on(Bug::VoteNotPersisted) { 0 } else { hs.vote };
+    HardStateRecord { term: hs.term, vote, commit: hs.commit }
 }
 
 fn position(index: u64, term: u64) -> Vec<u8> {

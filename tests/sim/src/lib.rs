@@ -1,1 +1,35 @@
+//! The simulator: the real replica (raft, log, state on redb), the real core and the real prober sessions, on a simulated
+//! network, simulated disks and simulated clocks; one seed, one thread, no real time.
+//!
+//! First safety under faults, then everything is healed and progress is demanded. The same seed gives the same trace hash.
+//! What tokio does in production (streams, time-outs, the leader's duties outside the log) is mirrored by thin drivers here:
+//! `member` for the coordinator's, `prober` for the prober's. What is simulated, and what is checked under which name, stands
+//! in docs/simulation.md.
 
+mod checks;
+mod client;
+mod clock;
+mod disk;
+mod duties;
+mod engine;
+mod fleet;
+mod member;
+mod nemesis;
+mod net;
+mod plan;
+mod prober;
+mod report;
+mod rng;
+mod setup;
+mod world;
+
+pub use probity_proto::bugs::{BUGS, Bug};
+pub use report::{Counts, Report, Violation};
+
+/// Runs one seed, with a known bug or without.
+pub fn run(seed: u64, bug: Option<Bug>) -> Report {
+    probity_proto::bugs::set(bug);
+    let report = world::World::new(seed).run();
+    probity_proto::bugs::set(None);
+    report
+}

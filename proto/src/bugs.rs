@@ -1,0 +1,76 @@
+//! Known bugs that the simulator must find: the proof of the proof.
+//!
+//! Without the feature `sim-bugs` [`on`] is constantly false and nothing of them is compiled. With it, a bug is on only in a thread
+//! that asked for it, so a build of the whole workspace behaves as ever.
+
+/// A bug that somebody could have written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// A vote is forgotten in a crash: two leaders in one term.
+    VoteNotPersisted,
+    /// A client is answered when its command is in the leader's own log.
+    AckBeforeCommit,
+    /// A row that came twice counts twice.
+    DuplicateRowApplied,
+    /// Leases follow the host's wall clock, which may be set back.
+    LeaseByWallClock,
+    /// Apply walks over a hash map, whose order every process has to itself.
+    HashMapOrder,
+}
+
+/// All of them, with their names on the command line.
+pub const BUGS: &[(&str, Bug)] = &[
+    ("vote-not-persisted", Bug::VoteNotPersisted),
+    ("ack-before-commit", Bug::AckBeforeCommit),
+    ("duplicate-row-applied", Bug::DuplicateRowApplied),
+    ("lease-by-wall-clock", Bug::LeaseByWallClock),
+    ("hash-map-order", Bug::HashMapOrder),
+];
+
+#[cfg(feature = "sim-bugs")]
+mod switch {
+    use super::Bug;
+    use std::cell::Cell;
+
+    thread_local! {
+        static ON: Cell<Option<Bug>> = const { Cell::new(None) };
+        static SALT: Cell<u64> = const { Cell::new(0) };
+    }
+
+    /// Switches one bug on in this thread, or all off.
+    pub fn set(bug: Option<Bug>) {
+        ON.set(bug);
+        SALT.set(0);
+    }
+
+    /// Whether a bug is on in this thread.
+    pub fn on(bug: Bug) -> bool {
+        ON.get() == Some(bug)
+    }
+
+    /// Puts things into an order that is another one with each call, as a hash map's is; the same in each run of a simulation.
+    pub fn disorder<T>(bug: Bug, things: &mut [T]) {
+        if on(bug) && !things.is_empty() {
+            SALT.set(SALT.get() + 1);
+            let by = SALT.get() as usize % things.len();
+            things.rotate_left(by);
+        }
+    }
+}
+
+#[cfg(not(feature = "sim-bugs"))]
+mod switch {
+    use super::Bug;
+
+    /// No bug is ever on.
+    #[inline(always)]
+    pub const fn on(_: Bug) -> bool {
+        false
+    }
+
+    /// Leaves the order as it is.
+    #[inline(always)]
+    pub fn disorder<T>(_: Bug, _: &mut [T]) {}
+}
+
+pub use switch::*;
