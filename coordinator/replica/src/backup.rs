@@ -32,7 +32,10 @@ impl Replica {
             }
             return Err(error);
         }
-        let Some(raft) = &self.raft else { return Err(Fatal::Damaged("this member belongs to no cluster".to_owned())) };
+        let Some(raft) = &self.raft else {
+            let why = if self.disk_full() { "the disk of this member is full: ask another one" } else { "this member belongs to no cluster" };
+            return Err(Fatal::Damaged(why.to_owned()));
+        };
         let store = raft.store();
         let meta = self.state.meta();
         let header = BackupHeader {

@@ -130,11 +130,16 @@ impl Replica {
 
     /// A follower whose turn it is gives space back.
     pub(crate) fn tend_file(&mut self) -> Result<(), Fatal> {
-        let Some(medium) = &self.medium else { return Ok(()) };
-        let bytes = medium.bytes();
-        if bytes < self.config.compact_bytes_min || !self.ticks.is_multiple_of(LOOK_TICKS) || !self.may_pause() {
+        if !self.ticks.is_multiple_of(LOOK_TICKS) || !self.may_pause() {
             return Ok(());
         }
+        let bytes = self.medium.as_ref().map_or(0, |m| m.bytes());
+        // Looking costs a walk through the file: once in each turn.
+        let turn = self.state.now().div_euclid(TURN_US);
+        if bytes < self.config.compact_bytes_min || self.looked_in_turn == turn {
+            return Ok(());
+        }
+        self.looked_in_turn = turn;
         let Some(raft) = &mut self.raft else { return Ok(()) };
         if compact_if_wasteful(raft.mut_store().database(), bytes)? {
             self.compactions += 1;

@@ -46,6 +46,8 @@ pub struct Replica {
     /// While the disk is full there is no raft.
     pub(crate) full: Option<Full>,
     pub(crate) compactions: u64,
+    /// The last turn in which the file was looked at.
+    pub(crate) looked_in_turn: i64,
     pub(crate) disks: Disks,
     /// When each member was last heard of, in ticks.
     pub(crate) heard: BTreeMap<u64, u64>,
@@ -84,6 +86,7 @@ impl Replica {
             medium: None,
             full: None,
             compactions: 0,
+            looked_in_turn: -1,
             disks: Disks::default(),
             heard: BTreeMap::new(),
             handed_over: 0,
