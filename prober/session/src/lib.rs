@@ -288,7 +288,8 @@ impl Session {
                 let new = AssignmentSpec { next_n: running.spec.next_n, ..spec };
                 let changed = running.spec != new;
                 running.spec = new;
-                changed.then(|| AssignmentSpec { next_n: running.row_n, ..running.spec.clone() })
+                // What is in the open row is not on the disk yet: after a crash it must be owned up to.
+                changed.then(|| AssignmentSpec { next_n: running.row.first_n().unwrap_or(running.row_n), ..running.spec.clone() })
             }
             None => {
                 self.assignments.insert(spec.id, Running::new(spec.clone(), (now_us, Reason::AssignedLate)));

@@ -72,6 +72,11 @@ impl OpenRow {
         }
     }
 
+    /// Its first slot, if it has any.
+    pub(crate) fn first_n(&self) -> Option<u64> {
+        self.row.as_ref().map(|r| r.first_n)
+    }
+
     /// When its first outcome came in.
     pub(crate) fn begun_at_us(&self) -> i64 {
         self.opened_at_us

@@ -273,3 +273,22 @@ fn what_grows_too_old_is_dropped_with_its_size() {
     session.on_connected();
     assert!(outcomes(&session.rows_to_send()).iter().all(|(.., r)| *r == Reason::SpoolDropped));
 }
+
+#[test]
+fn a_crash_after_a_change_owns_up_to_the_open_row() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let db = || redb::Database::create(dir.path().join("p.redb")).expect("opens");
+    let config =
+        || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000 };
+    let mut session = Session::open(db(), config(), 100 * SECOND).expect("opens");
+    session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND).expect("stored");
+    run(&mut session, 101, 104, Reason::Good);
+    // The assignment ends while its last outcomes wait in the open row.
+    let ended = AssignmentSpec { until_us: 104 * SECOND, ..assignment(1, 101) };
+    session.on_desired(DesiredSet { revision: 2, base_revision: 1, ..desired(vec![ended]) }, 104 * SECOND).expect("stored");
+    drop(session);
+    let mut session = Session::open(db(), config(), 110 * SECOND).expect("opens");
+    session.due(110 * SECOND);
+    session.close_everything(110 * SECOND).expect("stored");
+    assert_eq!(outcomes(&session.rows_to_send()), [(101, 3, Reason::ProberOff)], "nothing is left out");
+}
