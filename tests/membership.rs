@@ -65,7 +65,7 @@ fn a_member_that_lost_its_disk_is_refused_and_then_replaced() {
     assert!(init.code == 1 && init.err.contains(&mend), "{init:?}");
     let join = group.client.run(&["cluster", "join", &group.address(lost)]);
     assert!(join.code == 1 && join.err.contains("cluster replace"), "{join:?}");
-    assert_eq!(group.client.run(&["cluster", "status"]).code, 1, "it is missing");
+    wait_for("the status to say that it is missing", || (group.client.run(&["cluster", "status"]).code == 1).then_some(()));
 
     let replaced = group.client.run(&["cluster", "replace", &name, &group.address(lost)]);
     assert_eq!(replaced.code, 0, "{replaced:?}");
