@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use probity_rpc::client::Operator;
+use probity_rpc::client::{Operator, cause, untrusted};
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::{ReadReply, ReadRequest};
 use serde_json::Value;
 use tonic::{Code, Status};
 
-use crate::args::Global;
+use crate::settings::Settings;
 use crate::{Fail, exit};
 
 /// How long a command tries before it says that nobody answers.
@@ -18,19 +18,26 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Api {
     pub(crate) operator: Operator,
     pub(crate) namespace: String,
+    /// It was asked for, and is not the default.
+    pub(crate) namespace_given: bool,
     servers: String,
     stale: bool,
 }
 
 impl Api {
-    pub(crate) fn new(global: &Global) -> Self {
-        let tls = global.tls_dir.as_ref().map(TlsFiles::new);
-        Api {
-            operator: Operator::new(global.server.clone(), tls, PATIENCE),
-            namespace: global.namespace.clone(),
-            servers: global.server.join(", "),
-            stale: global.stale,
+    pub(crate) fn new(settings: &Settings) -> Result<Self, Fail> {
+        let tls = settings.tls_dir.as_ref().map(TlsFiles::new);
+        let mut operator = Operator::new(settings.server.clone(), tls, PATIENCE);
+        if let Some(token) = &settings.token {
+            operator = operator.with_token(token).map_err(Fail::misuse)?;
         }
+        Ok(Api {
+            operator,
+            namespace: settings.namespace.clone(),
+            namespace_given: settings.namespace_given,
+            servers: settings.server.join(", "),
+            stale: settings.stale,
+        })
     }
 
     /// Whether any member's knowledge will do.
@@ -64,6 +71,7 @@ impl Api {
         };
         let refusal = probity_rpc::refusal::Refusal::of(status).is_some();
         let message = match status.code() {
+            Code::Unavailable if untrusted(status) => cause(status),
             Code::Unavailable if !refusal => {
                 format!("no coordinator answers at {} ({}); is it running? (--server or PROBITY_SERVER says where)", self.servers, cause(status))
             }
@@ -78,17 +86,6 @@ fn staleness(as_of: &Value) -> String {
     let member = as_of["member"].as_str().unwrap_or("?");
     let seconds = as_of["ageSeconds"].as_f64().unwrap_or_default();
     format!("stale: what {member} knew {seconds:.1} s ago, at index {}; it may lack what was committed since", as_of["index"])
-}
-
-/// The innermost cause: "Connection refused", not "transport error".
-fn cause(status: &Status) -> String {
-    let mut text = status.message().to_owned();
-    let mut inner = std::error::Error::source(status);
-    while let Some(error) = inner {
-        text = error.to_string();
-        inner = error.source();
-    }
-    text
 }
 
 fn parse(reply: ReadReply) -> Result<Value, Fail> {

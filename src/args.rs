@@ -22,15 +22,18 @@ pub(crate) struct Cli {
 /// Options that every subcommand takes.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
-    /// gRPC addresses of coordinators, host:port, separated by commas
-    #[arg(long, global = true, env = "PROBITY_SERVER", default_value = "127.0.0.1:7601", value_name = "ADDR", value_delimiter = ',')]
+    /// gRPC addresses of coordinators, host:port, separated by commas [default: the context's, or 127.0.0.1:7601]
+    #[arg(long, global = true, env = "PROBITY_SERVER", value_name = "ADDR", value_delimiter = ',')]
     pub(crate) server: Vec<String>,
     /// Directory with ca.crt, tls.crt and tls.key (`probity ca init` writes them); without it plain text, on loopback only
     #[arg(long, global = true, env = "PROBITY_TLS_DIR", value_name = "DIR")]
     pub(crate) tls_dir: Option<PathBuf>,
-    /// Namespace
-    #[arg(short, long, global = true, env = "PROBITY_NAMESPACE", default_value = "default", value_name = "NAMESPACE")]
-    pub(crate) namespace: String,
+    /// Namespace [default: the context's, or default]
+    #[arg(short, long, global = true, env = "PROBITY_NAMESPACE", value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Context of `probity context`: servers, TLS files, namespace and token by one name (a token alone: PROBITY_TOKEN)
+    #[arg(long, global = true, env = "PROBITY_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// Read what one coordinator knows without asking a quorum; says on standard error how old that may be
     #[arg(long, global = true)]
     pub(crate) stale: bool,
@@ -60,7 +63,7 @@ pub(crate) enum Command {
     Coordinator(ServerArgs),
     /// Run a prober from a configuration file
     #[command(after_help = "Example:\n  probity prober --config prober.yaml --check\n  probity prober --config prober.yaml")]
-    Prober(ServerArgs),
+    Prober(ProberArgs),
     /// Run the demo's shop: small HTTP, TCP and DNS services to practise on
     Shop(ShopArgs),
     /// Probe once, from here, without any server
@@ -93,8 +96,9 @@ pub(crate) enum Command {
     /// What happened
     #[command(after_help = "Examples:\n  probity events -w\n  probity events --for Probe/shop-http")]
     Events(EventsArgs),
-    /// Who changed what
-    Audit,
+    /// Who changed what: actor, what it was known by, from where, before and after
+    #[command(after_help = "Examples:\n  probity audit\n  probity audit -n shop --for Probe/checkout\n  probity audit -o json")]
+    Audit(AuditArgs),
     /// Alerts
     #[command(subcommand)]
     Alert(AlertCommand),
@@ -110,9 +114,12 @@ pub(crate) enum Command {
     /// Form and look after a cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
-    /// Certificates for mutual TLS
+    /// Certificates and tokens: who gets in
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Names for clusters, in your own file
+    #[command(subcommand)]
+    Context(ContextCommand),
     /// Print a completion script for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -153,6 +160,16 @@ pub(crate) struct ServerArgs {
     /// Plain text instead of mutual TLS; refused unless every address is on loopback
     #[arg(long)]
     pub(crate) insecure: bool,
+}
+
+/// A prober's: it can enrol itself.
+#[derive(Debug, Args)]
+pub(crate) struct ProberArgs {
+    #[command(flatten)]
+    pub(crate) server: ServerArgs,
+    /// File with a join token (`probity ca token --prober NAME`), or - for standard input; used once, when tls.dir has no certificate
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -391,6 +408,114 @@ pub(crate) enum CaCommand {
         after_help = "Example:\n  probity ca init --dir ./tls --coordinator c1=127.0.0.1 --coordinator c2=127.0.0.1 --coordinator c3=127.0.0.1 \\\n      --prober edge-1 --prober edge-2 --admin me"
     )]
     Init(CaInitArgs),
+    /// Make a token that lets somebody in: once to enrol, or to read over HTTP
+    #[command(
+        after_help = "Examples:\n  probity ca token --prober edge-3 > token\n  probity ca token --client anna=operator:shop,chaos:shop,viewer\n  probity ca token --coordinator c4=c4.example.com --valid 10m\n  probity ca token --read grafana=viewer:shop --valid 90d"
+    )]
+    Token(CaTokenArgs),
+    /// Use a token: make a key here, and get its certificate from the cluster
+    #[command(after_help = "Example:\n  probity ca enrol --token-file token --dir ./tls/me --server c1.example.com:7601")]
+    Enrol(CaEnrolArgs),
+    /// Sign the issuing certificate of a coordinator that joined, with the root key
+    #[command(after_help = "Example:\n  probity ca sign --dir ./tls --name c4 --csr issuer.csr --out issuer.crt")]
+    Sign(CaSignArgs),
+    /// Refuse a name, a certificate's serial number or a token from now on
+    #[command(after_help = "Examples:\n  probity ca revoke edge-3 --reason 'stolen'\n  probity ca revoke 5f0c2a...\n  probity ca revoke t-1a2b3c4d")]
+    Revoke(CaRevokeArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("who").required(true))]
+pub(crate) struct CaTokenArgs {
+    /// A prober's name
+    #[arg(long, value_name = "NAME", group = "who")]
+    pub(crate) prober: Option<String>,
+    /// A coordinator, as name=host[,host...]: the names and addresses it is dialled by
+    #[arg(long, value_name = "NAME=HOSTS", group = "who")]
+    pub(crate) coordinator: Option<String>,
+    /// A person or program, as name=role[:namespace][,...]; roles: viewer, operator, chaos, admin
+    #[arg(long, value_name = "NAME=ROLES", group = "who")]
+    pub(crate) client: Option<String>,
+    /// Who reads over HTTP with the token itself, as name[=viewer:namespace,...]
+    #[arg(long, value_name = "NAME[=ROLES]", group = "who")]
+    pub(crate) read: Option<String>,
+    /// How long the token is valid [default: 1h to enrol, 90d to read]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) valid: Option<String>,
+    /// How long the certificate is valid; it renews itself [default: 30d]
+    #[arg(long, value_name = "DURATION", conflicts_with = "read")]
+    pub(crate) lifetime: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaEnrolArgs {
+    /// File with the token, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: PathBuf,
+    /// Where ca.crt, tls.crt and tls.key are written
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaSignArgs {
+    /// Where ca.crt and ca.key are
+    #[arg(long, default_value = "./tls", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The coordinator's name
+    #[arg(long)]
+    pub(crate) name: String,
+    /// The request that `probity ca enrol` left: issuer.csr
+    #[arg(long, value_name = "FILE")]
+    pub(crate) csr: PathBuf,
+    /// Where the certificate is written
+    #[arg(long, default_value = "issuer.crt", value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// A domain or address that it may issue for; may be given again; without it any
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) domain: Vec<String>,
+    /// Days that it is valid
+    #[arg(long, default_value_t = 1_825)]
+    pub(crate) days: u32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CaRevokeArgs {
+    /// A name, a serial number or a token's id
+    pub(crate) what: String,
+    /// Why, for the audit
+    #[arg(long, default_value = "asked by the admin")]
+    pub(crate) reason: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Only of this thing, as KIND/NAME
+    #[arg(long = "for", value_name = "KIND/NAME")]
+    pub(crate) subject: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ContextCommand {
+    /// The contexts, and which one is used
+    List,
+    /// Use a context from now on
+    Use {
+        /// Its name
+        name: String,
+    },
+    /// Add a context of --server, --tls-dir, --namespace and a token
+    #[command(after_help = "Example:\n  probity context add prod --server c1.example.com:7601,c2.example.com:7601 --tls-dir ./tls/me --namespace shop")]
+    Add(ContextAddArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ContextAddArgs {
+    /// Its name
+    pub(crate) name: String,
+    /// File with a token that reads, or - for standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -410,6 +535,15 @@ pub(crate) struct CaInitArgs {
     /// A person who may change resources
     #[arg(long, value_name = "NAME")]
     pub(crate) operator: Vec<String>,
+    /// A person who may run game days
+    #[arg(long, value_name = "NAME")]
+    pub(crate) chaos: Vec<String>,
+    /// A person or program with several roles, or in some namespaces, as name=role[:namespace][,...]
+    #[arg(long, value_name = "NAME=ROLES")]
+    pub(crate) client: Vec<String>,
+    /// A domain or address that coordinators may issue servers' certificates for; may be given again; without it any
+    #[arg(long, value_name = "DOMAIN")]
+    pub(crate) domain: Vec<String>,
     /// A person who may only look
     #[arg(long, value_name = "NAME")]
     pub(crate) viewer: Vec<String>,

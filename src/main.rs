@@ -4,6 +4,7 @@ mod api;
 mod args;
 mod cmd;
 mod output;
+mod settings;
 
 use std::process::ExitCode;
 
@@ -27,7 +28,7 @@ pub(crate) mod exit {
 #[derive(Debug)]
 pub(crate) struct Fail {
     code: u8,
-    message: String,
+    pub(crate) message: String,
 }
 
 impl Fail {

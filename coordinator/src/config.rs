@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::openid::{OpenIdConfig, OpenIdFile};
 use probity_otel::Otel;
 use probity_proto::units;
 use probity_rpc::tls::{TlsFiles, is_loopback};
@@ -33,6 +34,10 @@ pub struct CoordinatorConfig {
     pub secrets_dir: Option<PathBuf>,
     /// The dead man's switch.
     pub heartbeat: Option<HeartbeatConfig>,
+    /// Names that the HTTP side is called by, besides `advertise`'s and addresses.
+    pub http_names: Vec<String>,
+    /// An identity provider whose people may read over HTTP.
+    pub openid: Option<OpenIdConfig>,
     /// Form a cluster of one when there is none: for `up`.
     pub auto_init: bool,
     /// Receivers on this host may be told: for `up`.
@@ -67,6 +72,9 @@ struct File {
     tls: Option<Tls>,
     secrets_dir: Option<PathBuf>,
     heartbeat: Option<Heartbeat>,
+    #[serde(default)]
+    http_names: Vec<String>,
+    openid: Option<OpenIdFile>,
     #[serde(default)]
     allow_loopback: bool,
 }
@@ -113,6 +121,8 @@ impl CoordinatorConfig {
                 Some(HeartbeatConfig { url_secret_ref: h.url.secret_ref.clone(), every: Duration::from_micros(every.max(1_000_000)) })
             }
         };
+        let mut problems = Vec::new();
+        let openid = file.openid.map(|o| o.checked(&mut problems));
         let advertise = file.advertise.unwrap_or_else(|| file.listen.grpc.to_string());
         let config = CoordinatorConfig {
             cluster: file.cluster,
@@ -125,13 +135,15 @@ impl CoordinatorConfig {
             tls: file.tls.map(|t| TlsFiles::new(t.dir)),
             secrets_dir: file.secrets_dir,
             heartbeat,
+            http_names: file.http_names,
+            openid,
             auto_init: false,
             allow_loopback: file.allow_loopback,
             flush: Duration::from_secs(10),
             trace_ppm: probity_core::desired::TRACE_PPM,
             otel: Otel::default(),
         };
-        let problems = config.problems(insecure);
+        problems.extend(config.problems(insecure));
         if problems.is_empty() {
             return Ok(config);
         }
@@ -144,8 +156,12 @@ impl CoordinatorConfig {
             let open: Vec<&str> = self.initial_members.values().map(String::as_str).chain([self.advertise.as_str()]).filter(|a| !is_loopback(a)).collect();
             if !insecure {
                 found.push("tls is not set (`probity ca init` writes the files; --insecure allows plain text on loopback)".to_owned());
-            } else if !open.is_empty() || !self.grpc.ip().is_loopback() {
-                found.push(format!("plain text is allowed on loopback only, and {} is not", open.first().copied().unwrap_or("listen.grpc")));
+            } else {
+                let listens = [("listen.grpc", self.grpc), ("listen.http", self.http)].into_iter().filter(|(_, a)| !a.ip().is_loopback());
+                let far: Vec<String> = listens.map(|(key, a)| format!("{key} {a}")).chain(open.iter().map(|a| format!("{a:?}"))).collect();
+                if !far.is_empty() {
+                    found.push(format!("plain text is allowed on loopback only, and these are not: {}", far.join(", ")));
+                }
             }
         }
         match self.initial_members.get(&self.name) {

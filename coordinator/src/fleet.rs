@@ -11,13 +11,13 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::coordinator_message::Message as ToProber;
 use probity_proto::v1::prober_message::Message as FromProber;
 use probity_proto::v1::*;
-use probity_rpc::tls::{PeerIdentity, Role};
 use probity_rpc::v1::fleet_server::Fleet;
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::gate::Admitted;
 use crate::node::{Node, ProposeError};
 
 /// A prober's heartbeats.
@@ -125,7 +125,6 @@ impl FleetMemory {
 pub(crate) struct FleetService {
     pub(crate) node: Node,
     pub(crate) member: String,
-    pub(crate) secure: bool,
     pub(crate) flush: Duration,
     pub(crate) trace_ppm: u32,
     pub(crate) tasks: TaskTracker,
@@ -143,7 +142,7 @@ impl Fleet for FleetService {
     type SessionStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<CoordinatorMessage, Status>> + Send>>;
 
     async fn session(&self, request: Request<Streaming<ProberMessage>>) -> Result<Response<Self::SessionStream>, Status> {
-        let identity = PeerIdentity::of_request(&request);
+        let admitted = Admitted::of(&request)?;
         let incoming = request.into_inner();
         let (tx, rx) = mpsc::channel(OUTGOING);
         let service = self.clone();
@@ -152,7 +151,7 @@ impl Fleet for FleetService {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = async {
-                    if let Err(status) = service.serve(incoming, &tx, identity).await {
+                    if let Err(status) = service.serve(incoming, &tx, &admitted).await {
                         let _ = tx.send(Err(status)).await;
                     }
                 } => {}
@@ -163,19 +162,13 @@ impl Fleet for FleetService {
 }
 
 impl FleetService {
-    async fn serve(&self, mut incoming: Streaming<ProberMessage>, tx: &Outgoing, identity: Option<PeerIdentity>) -> Result<(), Status> {
+    async fn serve(&self, mut incoming: Streaming<ProberMessage>, tx: &Outgoing, admitted: &Admitted) -> Result<(), Status> {
         let Some(ProberMessage { message: Some(FromProber::Hello(hello)) }) = incoming.message().await? else {
             return Err(Status::invalid_argument("a prober says hello first"));
         };
-        if self.secure {
-            match &identity {
-                Some(PeerIdentity { name, role: Role::Prober }) if *name == hello.name => {}
-                Some(other) => {
-                    let message = format!("the certificate is of {} {:?}, not of prober {:?}", other.role.as_str(), other.name, hello.name);
-                    return Err(Status::permission_denied(message));
-                }
-                None => return Err(Status::permission_denied("a prober's certificate is wanted")),
-            }
+        if !admitted.is(&hello.name) {
+            let message = format!("the certificate is of prober {:?}, not of prober {:?}", admitted.caller.name, hello.name);
+            return Err(Status::permission_denied(message));
         }
         if hello.name.is_empty() || hello.name.len() > 253 {
             return Err(Status::invalid_argument("a prober's name has 1 to 253 characters"));

@@ -16,6 +16,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+use crate::gate::Admitted;
 use crate::node::{Node, ProposeError};
 use crate::operator::{OperatorService, status};
 use crate::peer::identify;
@@ -96,7 +97,7 @@ fn no(message: String) -> Status {
 impl OperatorService {
     /// `cluster join` and `cluster replace`.
     pub(crate) async fn add(&self, request: Request<JoinMemberRequest>) -> Result<MembershipReply, Status> {
-        let actor = self.allow_admin(&request)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
         let found = identify(&asked.address, self.config.tls.as_ref(), None)
@@ -116,7 +117,7 @@ impl OperatorService {
         let is_new = !group.voters.contains(&found.id) && !group.learners.contains(&found.id);
         if is_new {
             check_newcomer(&group, &found, replaced.as_ref())?;
-            let command = self.command(&request, actor, &asked.request_id, Op::AddMember(AddMember { member: Some(record.clone()) }));
+            let command = Self::command(&admitted, &asked.request_id, Op::AddMember(AddMember { member: Some(record.clone()) }));
             self.node.configure(command).await.map_err(status)?;
         } else if replaced.as_ref().is_some_and(|m| m.id == found.id) {
             return Err(no(format!("{} answers at {} itself: there is nobody to replace it", found.name, asked.address)));
@@ -128,7 +129,7 @@ impl OperatorService {
 
     /// `cluster remove`.
     pub(crate) async fn remove(&self, request: Request<RemoveMemberRequest>) -> Result<MembershipReply, Status> {
-        let actor = self.allow_admin(&request)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
         let group = Group::of(&self.node).await.map_err(status)?;
@@ -158,7 +159,7 @@ impl OperatorService {
             return Err(Refusal::NotLeader(None).status());
         }
         if member.id != 0 {
-            let command = self.command(&request, actor, &asked.request_id, Op::RemoveMember(RemoveMember { id: member.id }));
+            let command = Self::command(&admitted, &asked.request_id, Op::RemoveMember(RemoveMember { id: member.id }));
             self.node.configure(command).await.map_err(status)?;
         }
         Ok(MembershipReply { member: Some(member), voters: left.len() as u32, notes: notes(left.len()) })
@@ -166,13 +167,13 @@ impl OperatorService {
 
     /// `cluster backup`: from the leader, so that everything acknowledged before is in it, unless a stale one is asked for.
     pub(crate) async fn back_up(&self, request: Request<BackupRequest>) -> Result<ReceiverStream<Result<BackupPart, Status>>, Status> {
-        let actor = self.allow_admin(&request)?;
+        let admitted = Admitted::of(&request)?;
         if !request.get_ref().stale {
             self.must_lead_or_hint().await?;
             self.node.read_index().await.map_err(status)?;
         }
         let mut backup = self.node.backup().await.map_err(status)?.map_err(|e| no(e.to_string()))?;
-        tracing::info!(actor, "backup");
+        tracing::info!(actor = admitted.caller.name, origin = admitted.caller.origin, "backup");
         let (tx, rx) = tokio::sync::mpsc::channel(BACKUP_PARTS);
         tokio::task::spawn_blocking(move || {
             // Until the reader goes away, or has everything.
@@ -193,7 +194,6 @@ impl OperatorService {
 
     /// `cluster transfer`.
     pub(crate) async fn transfer(&self, request: Request<TransferLeaderRequest>) -> Result<TransferLeaderReply, Status> {
-        self.allow_admin(&request)?;
         self.must_lead_or_hint().await?;
         let group = Group::of(&self.node).await.map_err(status)?;
         let wanted = &request.get_ref().member;

@@ -7,6 +7,7 @@ use probity_proto::reason;
 use probity_proto::v1::*;
 use probity_replica::Role;
 
+use crate::listen::Connections;
 use crate::node::Live;
 
 /// Writes samples of one metric.
@@ -25,6 +26,16 @@ impl Text {
 /// Escapes a label's value.
 fn quoted(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}
+
+/// Of both sides of this member.
+pub(crate) fn connections(connections: &Connections) -> String {
+    let mut out = Text(String::new());
+    let count = |n: &std::sync::atomic::AtomicU64| [(String::new(), n.load(std::sync::atomic::Ordering::Relaxed) as f64)];
+    out.metric("probity_connections", "gauge", "Connections that are up here.", [(String::new(), connections.len() as f64)]);
+    out.metric("probity_connections_refused_total", "counter", "Connections that were turned away for want of room.", count(&connections.refused));
+    out.metric("probity_handshakes_failed_total", "counter", "TLS handshakes that came to nothing.", count(&connections.failed));
+    out.0
 }
 
 pub(crate) fn render(state: &State, live: &Live<'_>) -> String {

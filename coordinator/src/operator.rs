@@ -1,6 +1,6 @@
 //! The operators' service: changes, game days, halt, and the read API over gRPC.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -10,7 +10,6 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 use probity_rpc::refusal::Refusal;
-use probity_rpc::tls::{PeerIdentity, Role};
 use probity_rpc::v1::operator_server::Operator;
 use probity_rpc::v1::*;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::config::CoordinatorConfig;
+use crate::gate::Admitted;
 use crate::node::{Node, ProposeError};
 use crate::peer::{Peers, identify};
 use crate::{start, view};
@@ -53,32 +53,17 @@ pub(crate) fn status(error: ProposeError) -> Status {
 }
 
 impl OperatorService {
-    /// Who asks, if they may.
-    fn allow<T>(&self, request: &Request<T>, changes: bool) -> Result<String, Status> {
-        if self.config.tls.is_none() {
-            return Ok("local".to_owned());
+    /// A command of whoever was admitted.
+    pub(crate) fn command(admitted: &Admitted, request_id: &str, op: Op) -> Command {
+        let caller = &admitted.caller;
+        Command {
+            request_id: request_id.to_owned(),
+            actor: caller.name.clone(),
+            origin: caller.origin.clone(),
+            credential: caller.credential.clone(),
+            op: Some(op),
+            ..Command::default()
         }
-        match PeerIdentity::of_request(request) {
-            Some(PeerIdentity { name, role }) if matches!(role, Role::Admin | Role::Operator) || !changes && role == Role::Viewer => Ok(name),
-            Some(PeerIdentity { name, role }) => Err(Status::permission_denied(format!("{name} is {}; this needs an operator or admin", role.as_str()))),
-            None => Err(Status::permission_denied("a certificate of an operator or admin is wanted")),
-        }
-    }
-
-    /// Who asks, if they may change the cluster itself.
-    pub(crate) fn allow_admin<T>(&self, request: &Request<T>) -> Result<String, Status> {
-        if self.config.tls.is_none() {
-            return Ok("local".to_owned());
-        }
-        match PeerIdentity::of_request(request) {
-            Some(PeerIdentity { role: Role::Admin, name }) => Ok(name),
-            _ => Err(Status::permission_denied("an admin's certificate is wanted")),
-        }
-    }
-
-    pub(crate) fn command<T>(&self, request: &Request<T>, actor: String, request_id: &str, op: Op) -> Command {
-        let origin = request.remote_addr().map(|a| a.to_string()).unwrap_or_default();
-        Command { request_id: request_id.to_owned(), actor, origin, op: Some(op), ..Command::default() }
     }
 
     /// Changes are checked against the leader's state, so only the leader takes them.
@@ -201,11 +186,16 @@ impl Operator for OperatorService {
     type WatchStream = WatchStream;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
-        let actor = self.allow(&request, true)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
         let files: Vec<resources::SourceFile> = asked.files.iter().map(|f| resources::SourceFile { name: f.name.clone(), text: f.text.clone() }).collect();
         let parsed = resources::parse(&files, &asked.default_namespace);
+        let mut namespaces: BTreeSet<&str> = parsed.resources.iter().map(|p| p.resource.namespace.as_str()).collect();
+        if asked.prune {
+            namespaces.insert(&asked.default_namespace);
+        }
+        namespaces.into_iter().try_for_each(|namespace| admitted.in_namespace(namespace))?;
         for _ in 0..CONFLICT_TRIES {
             let (resources, query) = (parsed.resources.clone(), asked.clone());
             let mut checked = self.node.query(move |state, _| check(state, &resources, &query)).await.map_err(status)?;
@@ -218,7 +208,7 @@ impl Operator for OperatorService {
             let (puts, deletes) = (checked.puts.clone(), checked.deletes.clone());
             let command = |base_revision| {
                 let op = Op::ApplyResources(ApplyResources { base_revision, put: puts.clone(), delete: deletes.clone(), purge: false });
-                self.command(&request, actor.clone(), &asked.request_id, op)
+                Self::command(&admitted, &asked.request_id, op)
             };
             let Some(applied) = self.change(command, checked.base_revision).await? else { continue };
             let changes =
@@ -229,10 +219,11 @@ impl Operator for OperatorService {
     }
 
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<ApplyReply>, Status> {
-        let actor = self.allow(&request, true)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
         let key = asked.key.clone().unwrap_or_default();
+        admitted.in_namespace(&key.namespace)?;
         for _ in 0..CONFLICT_TRIES {
             let wanted = key.clone();
             let (known, base, problems) = self
@@ -262,7 +253,7 @@ impl Operator for OperatorService {
             }
             let command = |base_revision| {
                 let op = Op::ApplyResources(ApplyResources { base_revision, put: Vec::new(), delete: vec![key.clone()], purge: asked.purge });
-                self.command(&request, actor.clone(), &asked.request_id, op)
+                Self::command(&admitted, &asked.request_id, op)
             };
             let Some(applied) = self.change(command, base).await? else { continue };
             let changes =
@@ -273,22 +264,23 @@ impl Operator for OperatorService {
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
-        self.allow(&request, false)?;
+        let admitted = Admitted::of(&request)?;
         let asked = request.into_inner();
         if !asked.stale {
             // What only the leader knows (heartbeats, progress) is asked of it too.
             self.must_lead_or_hint().await?;
             self.node.read_index().await.map_err(status)?;
         }
-        self.reading(asked.path).await.map(Response::new)
+        self.reading(asked.path, view::Scope::of(&admitted.caller)).await.map(Response::new)
     }
 
     async fn watch(&self, request: Request<ReadRequest>) -> Result<Response<WatchStream>, Status> {
-        self.allow(&request, false)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let path = request.into_inner().path;
         // A wrong path is told at once.
-        let mut last = self.reading(path.clone()).await?;
+        let scope = view::Scope::of(&admitted.caller);
+        let mut last = self.reading(path.clone(), scope.clone()).await?;
         let (tx, rx) = tokio::sync::mpsc::channel(WATCHED);
         let (service, mut changed, mut leadership) = (self.clone(), self.node.changed(), self.node.leadership());
         tokio::spawn(async move {
@@ -300,7 +292,7 @@ impl Operator for OperatorService {
                     _ = leadership.changed() => if !leadership.borrow_and_update().leading { return },
                     end = changed.changed() => if end.is_err() { return },
                 }
-                let Ok(next) = service.reading(path.clone()).await else { return };
+                let Ok(next) = service.reading(path.clone(), scope.clone()).await else { return };
                 if view::same(&next.json, &last.json) {
                     continue;
                 }
@@ -315,9 +307,10 @@ impl Operator for OperatorService {
     }
 
     async fn start_game_day(&self, request: Request<StartGameDayRequest>) -> Result<Response<StartGameDayReply>, Status> {
-        let actor = self.allow(&request, true)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
+        admitted.in_namespace(&asked.namespace)?;
         let (namespace, name, parameters, seed) = (asked.namespace.clone(), asked.scenario.clone(), asked.parameters.clone(), asked.seed);
         let planned = self
             .node
@@ -338,28 +331,29 @@ impl Operator for OperatorService {
             return Ok(Response::new(StartGameDayReply { name: String::new(), plan_json }));
         }
         let op = Op::StartGameDay(StartGameDay { plan: Some(plan), trace_id: probity_otel::new_trace_id() });
-        let applied = self.node.propose(self.command(&request, actor, &asked.request_id, op)).await.map_err(status)?;
+        let applied = self.node.propose(Self::command(&admitted, &asked.request_id, op)).await.map_err(status)?;
         Ok(Response::new(StartGameDayReply { name: applied.name, plan_json }))
     }
 
     async fn abort_game_day(&self, request: Request<AbortGameDayRequest>) -> Result<Response<AbortGameDayReply>, Status> {
-        let actor = self.allow(&request, true)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let asked = request.get_ref().clone();
+        admitted.in_namespace(&asked.namespace)?;
         let op = Op::AbortGameDay(AbortGameDay { namespace: asked.namespace, name: asked.name, reason: asked.reason });
-        self.node.propose(self.command(&request, actor, &asked.request_id, op)).await.map_err(status)?;
+        self.node.propose(Self::command(&admitted, &asked.request_id, op)).await.map_err(status)?;
         Ok(Response::new(AbortGameDayReply {}))
     }
 
     async fn halt(&self, request: Request<HaltRequest>) -> Result<Response<HaltReply>, Status> {
-        let actor = self.allow(&request, true)?;
+        let admitted = Admitted::of(&request)?;
         let asked = request.get_ref().clone();
         // Taken by any coordinator, without a quorum too: its probers hear of it with their next heartbeat.
         self.node.latch_halt(true);
         let probers_told = self.node.shared.fleet.lock().len() as u32;
         let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
         let op = Op::SetHalt(SetHalt { reason: asked.reason });
-        let command = self.command(&request, actor, &asked.request_id, op);
+        let command = Self::command(&admitted, &asked.request_id, op);
         match self.node.propose(command.clone()).await {
             Ok(_) => {
                 self.node.latch_halt(false);
@@ -378,20 +372,20 @@ impl Operator for OperatorService {
     }
 
     async fn lift_halt(&self, request: Request<LiftHaltRequest>) -> Result<Response<LiftHaltReply>, Status> {
-        let actor = self.allow(&request, true)?;
+        let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         self.node.latch_halt(false);
         let request_id = request.get_ref().request_id.clone();
-        self.node.propose(self.command(&request, actor, &request_id, Op::LiftHalt(LiftHalt {}))).await.map_err(status)?;
+        self.node.propose(Self::command(&admitted, &request_id, Op::LiftHalt(LiftHalt {}))).await.map_err(status)?;
         Ok(Response::new(LiftHaltReply {}))
     }
 
     async fn init_cluster(&self, request: Request<InitClusterRequest>) -> Result<Response<InitClusterReply>, Status> {
-        self.allow_admin(&request)?;
+        let admitted = Admitted::of(&request)?;
         if let Some(text) = self.node.stranger() {
             return Err(Status::failed_precondition(text));
         }
-        self.form_cluster().await.map(Response::new)
+        self.form_cluster(&admitted).await.map(Response::new)
     }
 
     async fn join_member(&self, request: Request<JoinMemberRequest>) -> Result<Response<MembershipReply>, Status> {
@@ -414,12 +408,13 @@ impl Operator for OperatorService {
 }
 
 impl OperatorService {
-    async fn reading(&self, path: String) -> Result<ReadReply, Status> {
+    async fn reading(&self, path: String, scope: view::Scope) -> Result<ReadReply, Status> {
         let (result, index, as_of_us) =
-            self.node.query(move |state, live| (view::read(state, live, &path), live.status.applied, state.now())).await.map_err(status)?;
+            self.node.query(move |state, live| (view::read(state, live, &path, &scope), live.status.applied, state.now())).await.map_err(status)?;
         match result {
             Ok(value) => Ok(ReadReply { json: value.to_string(), index, as_of_us }),
             Err(e) if e.code == "not_found" => Err(Status::not_found(e.message)),
+            Err(e) if e.code == "forbidden" => Err(Status::permission_denied(e.message)),
             Err(e) => Err(Status::invalid_argument(e.message)),
         }
     }
@@ -438,7 +433,7 @@ impl OperatorService {
     }
 
     /// Forms the group of initialMembers: every one must be there, and belong to nobody else.
-    pub(crate) async fn form_cluster(&self) -> Result<InitClusterReply, Status> {
+    pub(crate) async fn form_cluster(&self, admitted: &Admitted) -> Result<InitClusterReply, Status> {
         let mut members = BTreeMap::new();
         members.insert(self.own.id, self.own.clone());
         let mut problems = Vec::new();
@@ -476,7 +471,7 @@ impl OperatorService {
         start::form_group(&self.node, &self.peers, self.config.tls.as_ref(), &self.own, &cluster_id, &members).await?;
         let version = members.iter().map(|m| m.max_command_version).min().unwrap_or(COMMAND_VERSION);
         let op = Op::InitCluster(InitCluster { cluster_id: cluster_id.clone(), cluster_name: self.config.cluster.clone(), version, members: members.clone() });
-        start::propose_patiently(&self.node, Node::command(op)).await.map_err(status)?;
+        start::propose_patiently(&self.node, Self::command(admitted, "", op)).await.map_err(status)?;
         Ok(InitClusterReply { cluster_id, members })
     }
 }

@@ -8,7 +8,7 @@ use probity_core::State;
 use probity_proto::v1::{MemberRecord, PeerMessage};
 use probity_rpc::MESSAGE_BYTES_MAX;
 use probity_rpc::client::channel;
-use probity_rpc::tls::{PeerIdentity, Role, TlsFiles};
+use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::peer_client::PeerClient;
 use probity_rpc::v1::peer_server::Peer;
 use probity_rpc::v1::*;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request as Rpc, Response, Status, Streaming};
 
+use crate::gate::Admitted;
 use crate::membership;
 use crate::node::{Live, Node, Request};
 
@@ -28,6 +29,8 @@ const IN_STREAM: usize = 256;
 
 /// What is wrong with a member whose disk is full.
 pub(crate) const DISK_FULL: &str = "its disk is full: it takes no part until there is room, and answers --stale reads";
+/// How often the TLS files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What waits for one member, and its address.
 type Queue = (mpsc::Sender<PeerMessage>, watch::Sender<String>);
@@ -95,9 +98,13 @@ async fn deliver(id: u64, address: watch::Receiver<String>, mut queue: mpsc::Rec
             let _ = tx.try_send(first);
             let call = client.deliver(ReceiverStream::new(rx));
             tokio::pin!(call);
+            let stamp = tls.as_ref().map(TlsFiles::stamp);
+            let mut look = tokio::time::interval(LOOK_EVERY);
             loop {
                 tokio::select! {
                     _ = &mut call => break,
+                    // A renewed certificate is used before the old one ends.
+                    _ = look.tick() => if tls.as_ref().map(TlsFiles::stamp) != stamp { break },
                     message = queue.recv() => match message {
                         Some(message) => {
                             tokio::select! {
@@ -124,18 +131,17 @@ pub(crate) struct PeerService {
     pub(crate) peers: Peers,
     pub(crate) own: MemberRecord,
     pub(crate) cluster_name: String,
-    pub(crate) secure: bool,
 }
 
 impl PeerService {
-    fn check<T>(&self, request: &Rpc<T>, admin: bool) -> Result<(), Status> {
-        if !self.secure {
-            return Ok(());
-        }
-        match PeerIdentity::of_request(request) {
-            Some(PeerIdentity { role: Role::Coordinator, .. }) => Ok(()),
-            Some(PeerIdentity { role: Role::Admin, .. }) if admin => Ok(()),
-            _ => Err(Status::permission_denied("a coordinator's certificate is wanted")),
+    /// Whether a stream's messages are of the member whose certificate it showed, as far as this one knows the group.
+    async fn is_from(&self, admitted: &Admitted, id: u64) -> Result<(), Status> {
+        let known = self.node.query(move |state, _| state.members.get(&probity_core::number_key(id)).map(|m| m.name.clone())).await;
+        match known.map_err(|e| Status::unavailable(e.to_string()))? {
+            Some(name) if !admitted.is(&name) => {
+                Err(Status::permission_denied(format!("the certificate is of coordinator {:?}, the messages are of {name:?}", admitted.caller.name)))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -143,9 +149,14 @@ impl PeerService {
 #[tonic::async_trait]
 impl Peer for PeerService {
     async fn deliver(&self, request: Rpc<Streaming<PeerMessage>>) -> Result<Response<DeliverReply>, Status> {
-        self.check(&request, false)?;
+        let admitted = Admitted::of(&request)?;
         let mut stream = request.into_inner();
+        let mut from = None;
         while let Some(message) = stream.message().await? {
+            if from != Some(message.from) {
+                self.is_from(&admitted, message.from).await?;
+                from = Some(message.from);
+            }
             // Back-pressure: the sender's queue fills, and drops.
             if self.node.requests.send(Request::Peer(Box::new(message))).await.is_err() {
                 break;
@@ -155,7 +166,6 @@ impl Peer for PeerService {
     }
 
     async fn identify(&self, request: Rpc<IdentifyRequest>) -> Result<Response<IdentifyReply>, Status> {
-        self.check(&request, true)?;
         let asker = request.into_inner();
         let look = move |state: &State, live: &Live<'_>| {
             let holder = probity_core::members::by_name(state, &asker.name).filter(|m| asker.id != 0 && m.id != asker.id).cloned();
@@ -180,7 +190,6 @@ impl Peer for PeerService {
     }
 
     async fn form(&self, request: Rpc<FormRequest>) -> Result<Response<FormReply>, Status> {
-        self.check(&request, false)?;
         let request = request.into_inner();
         let voters = request.members.iter().map(|m| m.id).collect();
         self.node
@@ -195,7 +204,6 @@ impl Peer for PeerService {
     }
 
     async fn join(&self, request: Rpc<JoinRequest>) -> Result<Response<JoinReply>, Status> {
-        self.check(&request, false)?;
         let request = request.into_inner();
         if request.id != self.own.id {
             return Err(Status::failed_precondition(format!("{:x} is meant, and this is {:x}: its data directory is another one", request.id, self.own.id)));
@@ -214,10 +222,9 @@ impl Peer for PeerService {
     }
 
     async fn announce(&self, request: Rpc<AnnounceRequest>) -> Result<Response<AnnounceReply>, Status> {
-        self.check(&request, false)?;
-        let caller = PeerIdentity::of_request(&request).map(|p| p.name);
+        let admitted = Admitted::of(&request)?;
         let Some(member) = request.into_inner().member else { return Err(Status::invalid_argument("no member is named")) };
-        if self.secure && caller.as_deref() != Some(member.name.as_str()) {
+        if !admitted.is(&member.name) {
             return Err(Status::permission_denied(format!("the certificate is not of {:?}", member.name)));
         }
         membership::put_record(&self.node, member).await.map_err(crate::operator::status)?;

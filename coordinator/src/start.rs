@@ -10,16 +10,19 @@ use probity_core::COMMAND_VERSION;
 use probity_proto::v1::*;
 use probity_replica::{Config, Fatal, Medium, OpenError, Replica};
 use probity_rpc::MESSAGE_BYTES_MAX;
+use probity_rpc::access::Role;
 use probity_rpc::client::channel;
 use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::{TlsError, TlsFiles};
 use probity_rpc::v1::FormRequest;
+use probity_rpc::v1::access_server::AccessServer;
 use probity_rpc::v1::fleet_server::FleetServer;
 use probity_rpc::v1::operator_server::OperatorServer;
 use probity_rpc::v1::peer_client::PeerClient;
 use probity_rpc::v1::peer_server::PeerServer;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
+use tokio_stream::StreamExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -31,11 +34,24 @@ use crate::disk::{DataFile, SyncTimes};
 use crate::driver::Driver;
 use crate::effects::Effects;
 use crate::fleet::{FleetMemory, FleetService};
+use crate::gate::{Admitted, Gate, GateLayer};
+use crate::issue::AccessService;
+use crate::listen::{Connections, ServerTls};
 use crate::node::{Leadership, Node, ProposeError, REQUESTS, Shared};
+use crate::openid::OpenId;
 use crate::operator::OperatorService;
 use crate::peer::{PeerService, Peers, find_members};
 use crate::telemetry::GameDayTraces;
-use crate::{heartbeat, http, leader, membership};
+use crate::{heartbeat, http, leader, listen, membership};
+
+/// Calls at a time on one connection: a console that watches everything has some tens.
+const STREAMS_MAX: u32 = 256;
+/// Headers of a call: a token, and little else.
+const HEADER_BYTES_MAX: u32 = 16 * 1024;
+/// Streams that a client opened and reset before they were served (the rapid-reset attack).
+const RESETS_MAX: usize = 32;
+/// What enrols sends a key and a token.
+const SMALL_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// A coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -79,15 +95,6 @@ pub enum StartError {
     /// The TLS files.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The TLS files do not fit together.
-    #[error("the TLS files in {} do not work", dir.display())]
-    TlsConfig {
-        /// Where they are.
-        dir: PathBuf,
-        /// Why.
-        #[source]
-        source: tonic::transport::Error,
-    },
     /// The HTTP client for notifications.
     #[error("cannot make the HTTP client")]
     Client(#[from] reqwest::Error),
@@ -160,7 +167,13 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let grpc_listener = bind(config.grpc).await?;
     let http_addr = http_listener.local_addr().map_err(|source| StartError::Listen { address: config.http, source })?;
     let grpc_addr = grpc_listener.local_addr().map_err(|source| StartError::Listen { address: config.grpc, source })?;
-    let tls = config.tls.as_ref().map(TlsFiles::server).transpose()?;
+    let (tls, http_tls) = match &config.tls {
+        Some(files) => {
+            files.own_as(Role::Coordinator, &config.name)?;
+            (Some(ServerTls::load(files.clone(), &["h2"])?), Some(ServerTls::load(files.clone(), &["http/1.1"])?))
+        }
+        None => (None, None),
+    };
     let (replica, sync_times) = open(&config)?;
     let identity = replica.identity();
     let address = if config.advertise.is_empty() { grpc_addr.to_string() } else { config.advertise.clone() };
@@ -206,31 +219,34 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     tasks.spawn(find_members(others, config.tls.clone(), node.clone(), peers.clone(), own.clone(), stop.clone()));
     tasks.spawn(membership::keep_own_record(node.clone(), own.clone(), config.tls.clone(), stop.clone()));
     tasks.spawn(membership::look_after(node.clone(), config.tls.clone(), stop.clone()));
-    let secure = config.tls.is_some();
     let fleet = FleetService {
         node: node.clone(),
         member: config.name.clone(),
-        secure,
         flush: config.flush,
         trace_ppm: config.trace_ppm,
         tasks: tasks.clone(),
         stop: stop.clone(),
     };
-    let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), cluster_name: config.cluster.clone(), secure };
+    let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), cluster_name: config.cluster.clone() };
     let operator = OperatorService { node: node.clone(), config: config.clone(), own: own.clone(), peers: peers.clone(), stop: stop.clone() };
+    let openid = config.openid.clone().map(OpenId::new).transpose()?;
+    let connections = Arc::new(Connections::default());
+    let gate = Gate::follow(node.clone(), config.tls.is_none(), openid, connections.clone(), stop.clone()).await;
+    let access = AccessService { operator: operator.clone() };
     let mut server = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(5)))
         .http2_keepalive_timeout(Some(Duration::from_secs(5)))
-        .tcp_nodelay(true)
-        .max_concurrent_streams(1_024);
-    if let (Some(tls), Some(files)) = (tls, &config.tls) {
-        server = server.tls_config(tls).map_err(|source| StartError::TlsConfig { dir: files.dir.clone(), source })?;
-    }
+        .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADER_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
+        .layer(GateLayer(gate.clone()));
     let router = server
         .add_service(FleetServer::new(fleet).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX))
+        .add_service(AccessServer::new(access).max_decoding_message_size(SMALL_MESSAGE_BYTES_MAX))
         .add_service(OperatorServer::new(operator.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX));
-    let incoming = tokio_stream::wrappers::TcpListenerStream::new(grpc_listener);
+    let conns = listen::incoming(grpc_listener, tls, connections.clone(), stop.clone());
+    let incoming = tokio_stream::wrappers::ReceiverStream::new(conns).map(Ok::<_, std::io::Error>);
     let serve_stop = stop.clone();
     tasks.spawn(async move {
         // A client that stays does not keep us: the stop cuts it off.
@@ -239,12 +255,13 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
             () = serve_stop.cancelled() => {}
         }
     });
-    tasks.spawn(http::serve(http_listener, http::router(node.clone(), own), stop.clone()));
+    let http_conns = listen::incoming(http_listener, http_tls, connections.clone(), stop.clone());
+    tasks.spawn(http::serve(http_conns, http::router(node.clone(), gate, connections, &own, &config.http_names), stop.clone()));
     let running = Running { node, http_addr, grpc_addr, driver, tasks, otel: config.otel.clone(), stop };
     if config.auto_init {
         let initialized = running.node.query(|state, _| !state.meta().cluster_id.is_empty()).await.unwrap_or(false);
         if !initialized
-            && let Err(status) = operator.form_cluster().await
+            && let Err(status) = operator.form_cluster(&Admitted::local()).await
             && status.code() != tonic::Code::AlreadyExists
         {
             return Err(StartError::Form(status.message().to_owned()));

@@ -136,15 +136,16 @@ struct Proxy {
 }
 
 impl ProberConfig {
-    /// Reads a file; the error is one or more lines for a person, each with its place where it has one.
-    pub fn load(path: &Path) -> Result<ProberConfig, String> {
+    /// Reads a file; the error is one or more lines for a person, each with its place where it has one. Plain text must be asked for by
+    /// name (`--insecure`).
+    pub fn load(path: &Path, insecure: bool) -> Result<ProberConfig, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
         let file: File = serde_saphyr::from_str(&text).map_err(|e| {
             let place = e.location().map(|l| format!("{}:{}", l.line(), l.column())).unwrap_or_else(|| "1:1".to_owned());
             format!("{}:{place}: {}", path.display(), e.without_snippet())
         })?;
         let config = file.into_config().map_err(|m| format!("{}: {m}", path.display()))?;
-        let problems = config.problems();
+        let problems = config.problems(insecure);
         if problems.is_empty() {
             return Ok(config);
         }
@@ -153,7 +154,7 @@ impl ProberConfig {
     }
 
     /// What is wrong with it beyond its form.
-    fn problems(&self) -> Vec<String> {
+    fn problems(&self, insecure: bool) -> Vec<String> {
         let mut found = Vec::new();
         if self.name.is_empty() {
             found.push("name is empty".to_owned());
@@ -161,9 +162,12 @@ impl ProberConfig {
         if self.coordinators.is_empty() {
             found.push("coordinators is empty (want at least one host:port)".to_owned());
         }
+        if self.tls.is_none() && !insecure {
+            found.push("tls is not set (`probity ca token --prober NAME` lets it in; --insecure allows plain text on loopback)".to_owned());
+        }
         for address in &self.coordinators {
-            if self.tls.is_none() && !is_loopback(address) {
-                found.push(format!("coordinators: {address:?} is not on this host, and tls is not set (plain text is allowed on loopback only)"));
+            if self.tls.is_none() && insecure && !is_loopback(address) {
+                found.push(format!("coordinators: {address:?} is not on this host (plain text is allowed on loopback only)"));
             }
         }
         if self.spool_age_max > SPOOL_AGE_MAX {

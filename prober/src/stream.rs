@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use probity_proto::v1::{CoordinatorMessage, ProberMessage, coordinator_message};
 use probity_rpc::MESSAGE_BYTES_MAX;
-use probity_rpc::client::channel;
+use probity_rpc::client::{cause, channel};
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::fleet_client::FleetClient;
 use rand::Rng;
@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 /// Messages on their way out; the driver keeps what does not fit.
 const OUTGOING: usize = 64;
+
+/// How often the TLS files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What the driver learns of the stream.
 #[derive(Debug)]
@@ -78,11 +81,23 @@ async fn once(address: &str, tls: Option<&TlsFiles>, events: &mpsc::Sender<Strea
     }
     let mut incoming = match client.session(ReceiverStream::new(rx)).await {
         Ok(response) => response.into_inner(),
-        Err(status) => return End::Gone(status.message().to_owned(), false),
+        Err(status) => return End::Gone(cause(&status), false),
     };
     let mut served = false;
+    let stamp = tls.map(TlsFiles::stamp);
+    let mut look = tokio::time::interval(LOOK_EVERY);
     loop {
-        match incoming.message().await {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            _ = look.tick() => {
+                // A renewed certificate is used before the old one ends: what is spooled goes over the next stream.
+                if tls.map(TlsFiles::stamp) != stamp {
+                    return End::Gone("the TLS files changed".to_owned(), true);
+                }
+                continue;
+            }
+        };
+        match message {
             Ok(Some(CoordinatorMessage { message: Some(coordinator_message::Message::NotLeader(not)) })) => {
                 let _ = events.send(StreamEvent::Disconnected(String::new())).await;
                 return End::NotLeader(Some(not.leader_address).filter(|a| !a.is_empty()));
@@ -94,7 +109,7 @@ async fn once(address: &str, tls: Option<&TlsFiles>, events: &mpsc::Sender<Strea
                 }
             }
             Ok(None) => return End::Gone("the coordinator ended the stream".to_owned(), served),
-            Err(status) => return End::Gone(status.message().to_owned(), served),
+            Err(status) => return End::Gone(cause(&status), served),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use crate::api::{Api, encode};
-use crate::args::{EventsArgs, Format, GetArgs};
+use crate::args::{AuditArgs, EventsArgs, Format, GetArgs};
 use crate::output::{Table, age, at, cell, duration, pairs, percent, print_json, print_lines, print_yaml};
 use crate::{Fail, Outcome};
 
@@ -26,6 +26,8 @@ const KINDS: &[(&str, &[&str], bool)] = &[
     ("faults", &["fault"], true),
     ("events", &["event"], true),
     ("audit", &[], false),
+    ("tokens", &["token"], false),
+    ("revocations", &["revocation"], false),
 ];
 
 /// The kind that a word means.
@@ -78,6 +80,20 @@ pub(super) async fn plain(api: &mut Api, kind: &str, format: Format) -> Outcome 
     let path = format!("/api/v1/{kind}?namespace={}", encode(&api.namespace));
     let value = api.read(&path).await?;
     show(kind, &value, format, false, format == Format::Wide);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Who changed what, oldest first: in all namespaces that may be seen, unless one is asked for.
+pub(super) async fn audit(api: &mut Api, args: AuditArgs, format: Format) -> Outcome {
+    let mut query = Vec::new();
+    if api.namespace_given {
+        query.push(format!("namespace={}", encode(&api.namespace)));
+    }
+    if let Some(subject) = &args.subject {
+        query.push(format!("for={}", encode(subject)));
+    }
+    let value = api.read(&format!("/api/v1/audit?{}", query.join("&"))).await?;
+    show("audit", &value, format, !api.namespace_given, format == Format::Wide);
     Ok(ExitCode::SUCCESS)
 }
 
@@ -179,7 +195,9 @@ fn columns(kind: &str, wide: bool) -> Vec<&'static str> {
         "gamedays" => vec!["GAMEDAY", "SCENARIO", "PHASE", "RESULT", "STARTED", "REASON"],
         "faults" => vec!["FAULT", "KIND", "PROBER", "STATE", "UNDO", "DETAIL"],
         "events" => vec!["AT", "KIND", "SUBJECT", "MESSAGE"],
-        "audit" => vec!["AT", "ACTOR", "ACTION", "SUBJECT"],
+        "audit" => vec!["AT", "ACTOR", "FROM", "ACTION", "SUBJECT", "CHANGE"],
+        "tokens" => vec!["TOKEN", "USE", "FOR", "ROLES", "EXPIRES", "USED", "REVOKED"],
+        "revocations" => vec!["REVOKED", "KIND", "AT", "BY", "REASON"],
         _ => vec!["NAME", "GENERATION", "AGE"],
     };
     if wide && kind == "probes" {
@@ -221,7 +239,18 @@ fn row(kind: &str, item: &Value, wide: bool) -> Vec<String> {
         "gamedays" => vec![name, cell(status, "scenario"), cell(status, "phase"), cell(status, "result"), cell(status, "startedAt"), cell(status, "reason")],
         "faults" => vec![name, cell(status, "kind"), cell(status, "prober"), cell(status, "state"), cell(status, "undo"), cell(status, "detail")],
         "events" => vec![cell(status, "at"), cell(status, "kind"), cell(status, "subject"), cell(status, "message")],
-        "audit" => vec![cell(status, "at"), cell(status, "actor"), cell(status, "action"), cell(status, "subject")],
+        "audit" => {
+            let mut cells: Vec<String> = ["at", "actor", "origin", "action", "subject"].iter().map(|key| cell(status, key)).collect();
+            cells.push(change(status));
+            cells
+        }
+        "tokens" => {
+            let roles = status["roles"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
+            let mut cells = vec![name, cell(status, "use"), cell(status, "for"), roles];
+            cells.extend(["expiresAt", "usedAt", "revokedAt"].iter().map(|key| cell(status, key)));
+            cells
+        }
+        "revocations" => vec![name, cell(status, "kind"), cell(status, "at"), cell(status, "actor"), cell(status, "reason")],
         _ => vec![name, cell(item, "metadata.generation"), age(item, "metadata.createdAt")],
     };
     if wide && kind == "probes" {
@@ -232,6 +261,22 @@ fn row(kind: &str, item: &Value, wide: bool) -> Vec<String> {
         cells.push(pairs(at(item, "metadata.labels")));
     }
     cells
+}
+
+/// What a change did, on one line: which top-level fields of a document differ, or the texts before and after.
+fn change(status: &Value) -> String {
+    let (before, after) = (&status["before"], &status["after"]);
+    if let (Some(old), Some(new)) = (before["spec"].as_object(), after["spec"].as_object()) {
+        let keys: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let changed: Vec<&str> = keys.into_iter().filter(|k| old.get(*k) != new.get(*k)).map(String::as_str).collect();
+        return if changed.is_empty() { "labels".to_owned() } else { format!("spec.{}", changed.join(", spec.")) };
+    }
+    match (before.as_str(), after.as_str()) {
+        (Some(old), Some(new)) => format!("{old} -> {new}"),
+        (None, Some(new)) => new.to_owned(),
+        (Some(old), None) => old.to_owned(),
+        (None, None) => "-".to_owned(),
+    }
 }
 
 /// Good runs of those that are accounted for.

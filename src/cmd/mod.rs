@@ -3,6 +3,7 @@
 mod apply;
 mod ca;
 mod cluster;
+mod context;
 mod demo;
 mod describe;
 mod gameday;
@@ -23,28 +24,45 @@ use clap::CommandFactory;
 use crate::Outcome;
 use crate::api::Api;
 use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, SloCommand};
+use crate::settings::Settings;
 
 /// Runs the subcommand.
 pub(crate) async fn run(cli: Cli) -> Outcome {
     let global = cli.global;
-    let mut api = Api::new(&global);
     let format = global.output;
-    match cli.command {
-        Command::Up(args) => up::run(args).await,
-        Command::Coordinator(args) => server::coordinator(args).await,
-        Command::Prober(args) => server::prober(args).await,
-        Command::Shop(args) => shop::run(args).await,
-        Command::Probe(args) => Ok(probe::run(args, matches!(format, crate::args::Format::Json)).await),
+    // What runs here, or needs nobody, asks for no context.
+    let command = match cli.command {
+        Command::Up(args) => return up::run(args).await,
+        Command::Coordinator(args) => return server::coordinator(args).await,
+        Command::Prober(args) => return server::prober(args).await,
+        Command::Shop(args) => return shop::run(args).await,
+        Command::Probe(args) => return Ok(probe::run(args, matches!(format, crate::args::Format::Json)).await),
+        Command::Explain(args) => return apply::explain(args),
+        Command::Ca(CaCommand::Init(args)) => return ca::init(args),
+        Command::Ca(CaCommand::Sign(args)) => return ca::sign(args),
+        Command::Context(command) => return context::run(command, &global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "probity", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Version => {
+            println!("probity {}", env!("CARGO_PKG_VERSION"));
+            return Ok(ExitCode::SUCCESS);
+        }
+        command => command,
+    };
+    let settings = Settings::resolve(&global)?;
+    let mut api = Api::new(&settings)?;
+    match command {
         Command::Apply(args) => apply::apply(&mut api, args, format).await,
         Command::Diff(args) => apply::diff(&mut api, args, format).await,
-        Command::Validate(args) => apply::validate(&global.namespace, args, format),
+        Command::Validate(args) => apply::validate(&settings.namespace, args, format),
         Command::Get(args) => get::get(&mut api, args, format).await,
         Command::Describe(args) => describe::describe(&mut api, args, format).await,
         Command::Delete(args) => apply::delete(&mut api, args).await,
-        Command::Explain(args) => apply::explain(args),
         Command::Status => status::status(&mut api, format).await,
         Command::Events(args) => get::events(&mut api, args, format).await,
-        Command::Audit => get::plain(&mut api, "audit", format).await,
+        Command::Audit(args) => get::audit(&mut api, args, format).await,
         Command::Alert(AlertCommand::List) => get::plain(&mut api, "alerts", format).await,
         Command::Alert(AlertCommand::History) => get::plain(&mut api, "episodes", format).await,
         Command::Slo(SloCommand::Explain { name }) => slo::explain(&mut api, &name, format).await,
@@ -57,14 +75,18 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         },
         Command::Halt(args) => halt::run(&mut api, args, format).await,
         Command::Cluster(command) => cluster::run(&mut api, command, format).await,
-        Command::Ca(CaCommand::Init(args)) => ca::init(args),
-        Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "probity", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
-        Command::Version => {
-            println!("probity {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Ca(CaCommand::Token(args)) => ca::token(&mut api, &settings, args, format).await,
+        Command::Ca(CaCommand::Enrol(args)) => ca::enrol_here(&settings, args).await,
+        Command::Ca(CaCommand::Revoke(args)) => ca::revoke(&mut api, args).await,
+        Command::Up(_)
+        | Command::Coordinator(_)
+        | Command::Prober(_)
+        | Command::Shop(_)
+        | Command::Probe(_)
+        | Command::Explain(_)
+        | Command::Ca(CaCommand::Init(_) | CaCommand::Sign(_))
+        | Command::Context(_)
+        | Command::Completions { .. }
+        | Command::Version => unreachable!("answered above"),
     }
 }

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use probity_coordinator::CoordinatorConfig;
 use probity_otel::Otel;
 use probity_prober::ProberConfig;
+use probity_rpc::access::Role;
+use probity_rpc::tls::{Certified, TlsFiles, written};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::ServerArgs;
+use crate::args::{ProberArgs, ServerArgs};
 use crate::{Fail, Outcome, exit};
 
 /// Waits for Ctrl-C or SIGTERM.
@@ -59,6 +61,9 @@ pub(super) async fn coordinator(args: ServerArgs) -> Outcome {
     config.otel = otel("probity-coordinator", &config.name)?;
     let name = config.name.clone();
     let stop = stop_on_signal();
+    let members = config.initial_members.values().filter(|a| **a != config.advertise).cloned();
+    let addresses = std::iter::once(config.advertise.clone()).chain(members).collect();
+    keep_renewed(addresses, config.tls.as_ref(), &stop);
     let running = probity_coordinator::start(config, stop).await.map_err(|e| Fail::of(exit::NO, &e))?;
     tracing::info!(member = name, http = %running.http_addr, grpc = %running.grpc_addr, "coordinator runs");
     running.wait().await.map_err(|e| Fail::of(exit::NO, &e))?;
@@ -66,8 +71,33 @@ pub(super) async fn coordinator(args: ServerArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn prober(args: ServerArgs) -> Outcome {
-    let mut config = ProberConfig::load(&args.config).map_err(Fail::misuse)?;
+/// Keeps the certificate of a server alive, for as long as it runs. With certificates of another authority somebody else does that, and
+/// the log says once that the cluster cannot.
+fn keep_renewed(addresses: Vec<String>, tls: Option<&TlsFiles>, stop: &CancellationToken) {
+    let Some(files) = tls.cloned() else { return };
+    let stop = stop.clone();
+    let last = std::sync::Mutex::new(String::new());
+    let told = move |end: Result<&Certified, &str>| match end {
+        Ok(own) => tracing::info!(serial = own.serial, until = written(own.not_after_s), "the certificate was renewed"),
+        Err(why) => {
+            let repeated = last.lock().is_ok_and(|mut last| std::mem::replace(&mut *last, why.to_owned()) == why);
+            if !repeated {
+                tracing::warn!(why, "the certificate was not renewed; it is tried again until it ends");
+            }
+        }
+    };
+    tokio::spawn(async move {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = probity_rpc::enrol::keep_renewed(addresses, files, told) => {}
+        }
+    });
+}
+
+pub(super) async fn prober(args: ProberArgs) -> Outcome {
+    let token_file = args.token_file;
+    let args = args.server;
+    let mut config = ProberConfig::load(&args.config, args.insecure).map_err(Fail::misuse)?;
     if args.check {
         println!("{}: prober {:?}, coordinators {}: ok", args.config.display(), config.name, config.coordinators.join(", "));
         return Ok(ExitCode::SUCCESS);
@@ -75,8 +105,23 @@ pub(super) async fn prober(args: ServerArgs) -> Outcome {
     log("info");
     config.otel = otel("probity-prober", &config.name)?;
     let name = config.name.clone();
+    if let Some(files) = &config.tls {
+        match token_file {
+            Some(token_file) if !files.has_own() => {
+                let who = super::ca::enrol_with(&config.coordinators, &token_file, files).await?;
+                tracing::info!(who, "enrolled");
+            }
+            Some(_) => tracing::info!(dir = %files.dir.display(), "there is a certificate: the token is not used"),
+            None => {}
+        }
+        files.own_as(Role::Prober, &name).map_err(|e| Fail::of(exit::MISUSE, &e))?;
+    } else if token_file.is_some() {
+        return Err(Fail::misuse(format!("{}: tls is not set: there is no place for what a token gets", args.config.display())));
+    }
     tracing::info!(prober = name, "prober runs");
-    probity_prober::run(config, stop_on_signal()).await.map_err(|e| Fail::of(exit::NO, &e))?;
+    let stop = stop_on_signal();
+    keep_renewed(config.coordinators.clone(), config.tls.as_ref(), &stop);
+    probity_prober::run(config, stop).await.map_err(|e| Fail::of(exit::NO, &e))?;
     tracing::info!(prober = name, "prober has ended");
     Ok(ExitCode::SUCCESS)
 }

@@ -19,8 +19,9 @@ use tokio_util::task::TaskTracker;
 use super::demo::{Demo, Ports};
 use super::{apply, get, server, slo};
 use crate::api::{Api, request_id};
-use crate::args::{Format, Global, UpArgs};
+use crate::args::UpArgs;
 use crate::output::{at, cell, duration, print_lines, seconds};
+use crate::settings::Settings;
 use crate::{Fail, Outcome, exit};
 
 /// Rows and verdicts of a laptop should be fresh, and there are few of them.
@@ -76,6 +77,8 @@ fn coordinator_config(args: &UpArgs, name: &str, http: SocketAddr, grpc: SocketA
         tls: None,
         secrets_dir: secrets_dir(&args.data_dir),
         heartbeat: None,
+        http_names: Vec::new(),
+        openid: None,
         auto_init: true,
         allow_loopback: true,
         flush: FLUSH,
@@ -135,8 +138,14 @@ impl System {
             let config = self.prober_config(zone, http, proxies)?;
             self.probers.spawn(probity_prober::run(config, self.stop.clone()));
         }
-        let mut api =
-            Api::new(&Global { server: vec![self.grpc.to_string()], tls_dir: None, namespace: "default".to_owned(), stale: false, output: Format::Table });
+        let mut api = Api::new(&Settings {
+            server: vec![self.grpc.to_string()],
+            tls_dir: None,
+            namespace: "default".to_owned(),
+            namespace_given: false,
+            stale: false,
+            token: None,
+        })?;
         if !files.is_empty() {
             self.or_stopped(apply_files(&mut api, std::mem::take(files))).await?;
         }

@@ -26,9 +26,10 @@ pub fn free_ports(count: usize) -> Vec<u16> {
 /// The command, with nothing of the caller's settings.
 pub fn probity(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_probity"));
-    for name in ["PROBITY_SERVER", "PROBITY_TLS_DIR", "PROBITY_NAMESPACE", "OTEL_EXPORTER_OTLP_ENDPOINT", "RUST_LOG"] {
+    for name in ["PROBITY_SERVER", "PROBITY_TLS_DIR", "PROBITY_NAMESPACE", "PROBITY_CONTEXT", "PROBITY_TOKEN", "OTEL_EXPORTER_OTLP_ENDPOINT", "RUST_LOG"] {
         command.env_remove(name);
     }
+    command.env("XDG_CONFIG_HOME", "/nowhere");
     command.args(args).stdin(Stdio::null());
     command
 }

@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{account, audit, desired, events, fleet, gameday, members, requests, resources, rows, sickness, slo};
+use crate::{access, account, audit, desired, events, fleet, gameday, members, requests, resources, rows, sickness, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -57,17 +57,21 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
         Op::StartGameDay(op) => applied.name = start_game_day(state, index, command, op)?,
         Op::AbortGameDay(op) => {
             gameday::abort(state, op)?;
-            audit::record(state, command, "abort", &format!("GameDay/{}", op.name), "", &op.reason);
+            audit::record_in(state, command, &op.namespace, "abort", &format!("GameDay/{}", op.name), "", &op.reason);
         }
         Op::FaultReports(op) => gameday::on_fault_reports(state, &sane(state, &op.reports)),
         Op::SetHalt(op) => halt(state, command, &op.reason),
         Op::LiftHalt(_) => lift_halt(state, command),
         Op::EffectsDone(op) => slo::outbox::on_effects_done(state, &op.done),
         Op::SetClusterVersion(op) => set_version(state, command, op.version)?,
-        Op::PutMember(op) => members::put(state, op)?,
+        Op::PutMember(op) => members::put(state, command, op)?,
         Op::AddMember(op) => members::add(state, command, op)?,
         Op::PromoteMember(op) => members::promote(state, command, op.id)?,
         Op::RemoveMember(op) => members::remove(state, command, op.id)?,
+        Op::CreateToken(op) => applied.token = Some(Box::new(access::create(state, command, op)?)),
+        Op::UseToken(op) => applied.token = Some(Box::new(access::use_token(state, command, op)?)),
+        Op::Revoke(op) => applied.name = access::revoke(state, command, op)?.to_owned(),
+        Op::RecordIssue(op) => audit::record(state, command, "renew", &format!("Certificate/{}", op.name), &op.before, &op.after),
     }
     Ok(applied)
 }
@@ -99,7 +103,8 @@ fn init(state: &mut State, command: &Command, op: &InitCluster) -> Result<(), Re
     for member in &op.members {
         state.members.put(member.clone());
     }
-    audit::record(state, command, "init", "Cluster/cluster", "", "");
+    let members: Vec<&str> = op.members.iter().map(|m| m.name.as_str()).collect();
+    audit::record(state, command, "init", "Cluster/cluster", "", &members.join(", "));
     events::record(state, "cluster", "", "Cluster/cluster", format!("cluster {} formed", op.cluster_id));
     Ok(())
 }
@@ -129,17 +134,18 @@ fn leader_started(state: &mut State, index: u64, op: &LeaderStarted) {
 
 fn halt(state: &mut State, command: &Command, reason: &str) {
     let now = state.now();
+    let before = state.meta().halt.as_ref().map(|h| h.reason.clone()).unwrap_or_default();
     state.meta_mut().halt = Some(Halt { reason: reason.to_owned(), actor: command.actor.clone(), at_us: now });
     desired::everybody(state);
-    audit::record(state, command, "halt", "Halt/cluster", "", reason);
+    audit::record(state, command, "halt", "Halt/cluster", &before, reason);
     events::record(state, "halt", "", "Halt/cluster", format!("{} halted every fault: {reason}", command.actor));
     gameday::on_halt(state);
 }
 
 fn lift_halt(state: &mut State, command: &Command) {
-    if state.meta_mut().halt.take().is_some() {
+    if let Some(halt) = state.meta_mut().halt.take() {
         desired::everybody(state);
-        audit::record(state, command, "lift halt", "Halt/cluster", "", "");
+        audit::record(state, command, "lift halt", "Halt/cluster", &halt.reason, "");
         events::record(state, "halt", "", "Halt/cluster", format!("lifted by {}", command.actor));
     }
 }
@@ -149,7 +155,8 @@ fn start_game_day(state: &mut State, index: u64, command: &Command, op: &StartGa
         return Err(refused(RefusalCode::Halted, format!("halted by {}: {} (`probity halt lift` ends it)", halt.actor, halt.reason)));
     }
     let name = gameday::start(state, index, op, &command.actor)?;
-    audit::record(state, command, "start", &format!("GameDay/{name}"), "", "");
+    let (namespace, scenario) = op.plan.as_ref().map_or_else(Default::default, |p| (p.namespace.clone(), p.scenario.clone()));
+    audit::record_in(state, command, &namespace, "start", &format!("GameDay/{name}"), "", &format!("Scenario/{scenario}"));
     Ok(name)
 }
 

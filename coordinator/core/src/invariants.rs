@@ -10,7 +10,7 @@ use probity_proto::v1::*;
 use crate::fleet::RETIRED_SPOOLS_KEPT;
 use crate::index::Index;
 use crate::state::State;
-use crate::{account, assign, audit, events, number_key, requests, voice};
+use crate::{access, account, assign, audit, events, number_key, requests, voice};
 
 /// A broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,6 +106,8 @@ fn bounds(state: &State, found: &mut Found) {
     at_most("events", state.events.len(), events::EVENTS_KEPT);
     at_most("audit records", state.audit.len(), audit::AUDIT_KEPT as usize);
     at_most("answered requests", state.requests.len(), requests::REQUESTS_KEPT);
+    at_most("tokens", state.tokens.len(), access::TOKENS_KEPT);
+    at_most("revocations", state.revocations.len(), access::REVOCATIONS_KEPT);
     for p in state.probers.iter() {
         at_most("retired spools", p.retired_spools.len(), RETIRED_SPOOLS_KEPT);
     }

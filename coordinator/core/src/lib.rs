@@ -4,6 +4,7 @@
 //! float, no hash-map order, no YAML or JSON parsing. At equal cluster version and equal index, every replica has the
 //! same state hash.
 
+pub mod access;
 pub mod account;
 pub mod admission;
 mod apply;

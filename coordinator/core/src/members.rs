@@ -16,12 +16,17 @@ pub fn by_name<'s>(state: &'s State, name: &str) -> Option<&'s MemberRecord> {
 }
 
 /// What a member says of itself; what the cluster says of it stays.
-pub(crate) fn put(state: &mut State, op: &PutMember) -> Result<(), Refused> {
+pub(crate) fn put(state: &mut State, command: &Command, op: &PutMember) -> Result<(), Refused> {
     let Some(member) = &op.member else { return Ok(()) };
     let Some(known) = state.members.get(&number_key(member.id)) else {
         return Err(refused(RefusalCode::NotFound, format!("{:x} is no member", member.id)));
     };
     let replaces = known.replaces;
+    let line = |m: &MemberRecord| format!("{} {} {}", m.address, m.http_address, m.software_version);
+    let (before, after) = (line(known), line(member));
+    if before != after {
+        audit::record(state, command, "put", &format!("Member/{}", member.name), &before, &after);
+    }
     state.members.put(MemberRecord { replaces, ..member.clone() });
     Ok(())
 }

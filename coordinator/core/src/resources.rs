@@ -83,6 +83,6 @@ fn note_probe(resource: &Resource, probes: &mut BTreeSet<(String, String)>) {
 
 fn record(state: &mut State, command: &Command, resource: &Resource, action: &str, before: &str, after: &str) {
     let subject = format!("{}/{}", resource.kind, resource.name);
-    audit::record(state, command, action, &subject, before, after);
+    audit::record_in(state, command, &resource.namespace, action, &subject, before, after);
     events::record(state, "resource", &resource.namespace, &subject, format!("{action} by {}", command.actor));
 }

@@ -111,6 +111,10 @@ state! {
     audit: AuditRecord = 15, key |r| number_key(r.sequence);
     /// Answers to request ids.
     requests: RequestRecord = 16, key |r| r.id.clone();
+    /// Who may get in with what secret.
+    tokens: TokenRecord = 40, key |r| r.id.clone();
+    /// Who may not any more.
+    revocations: RevocationRecord = 41, key |r| r.subject.clone();
 }
 
 /// The key of a resource.

@@ -28,7 +28,12 @@ pub(super) const KINDS: &[&str] = &[
     "faults",
     "events",
     "audit",
+    "tokens",
+    "revocations",
 ];
+
+/// Of those, what only an admin of the whole cluster sees.
+pub(super) const ACCESS_KINDS: &[&str] = &["tokens", "revocations"];
 
 fn resource_kind(kind: &str) -> Option<&'static str> {
     Some(match kind {
@@ -45,7 +50,7 @@ fn resource_kind(kind: &str) -> Option<&'static str> {
 
 /// A list; `None` for an unknown kind.
 pub(super) fn list(state: &State, live: &Live<'_>, kind: &str, query: &Query) -> Option<Vec<Value>> {
-    let in_namespace = |namespace: &str| query.namespace.as_deref().is_none_or(|n| n == namespace);
+    let in_namespace = |namespace: &str| query.includes(namespace);
     let selected = |labels: &std::collections::BTreeMap<String, String>| query.selector.iter().all(|(k, v)| labels.get(k) == Some(v));
     if let Some(name) = resource_kind(kind) {
         let prefix = format!("{name}/");
@@ -73,7 +78,16 @@ pub(super) fn list(state: &State, live: &Live<'_>, kind: &str, query: &Query) ->
             let namespace = |e: &&EventRecord| e.namespace.is_empty() || in_namespace(&e.namespace);
             state.events.iter().filter(subject).filter(after).filter(namespace).map(event).collect()
         }
-        "audit" => state.audit.iter().map(audit).collect(),
+        "audit" => {
+            // What belongs to no namespace is for who sees the whole.
+            let whole = query.scope.is_whole() && query.namespace.is_none();
+            let seen = |a: &&AuditRecord| if a.namespace.is_empty() { whole } else { in_namespace(&a.namespace) };
+            let subject = |a: &&AuditRecord| query.subject.as_ref().is_none_or(|s| a.subject.eq_ignore_ascii_case(s));
+            let after = |a: &&AuditRecord| query.after.is_none_or(|after| a.sequence > after);
+            state.audit.iter().filter(seen).filter(subject).filter(after).map(audit).collect()
+        }
+        "tokens" => state.tokens.iter().map(token).collect(),
+        "revocations" => state.revocations.iter().map(revocation).collect(),
         _ => return None,
     })
 }
@@ -395,7 +409,22 @@ fn audit(a: &AuditRecord) -> Value {
     let document = |t: &str| serde_json::from_str::<Value>(t).unwrap_or_else(|_| text(t));
     let status = json!({
         "sequence": a.sequence, "at": time(a.at_us), "actor": a.actor, "origin": text(&a.origin), "action": a.action, "subject": a.subject,
-        "before": document(&a.before_json), "after": document(&a.after_json),
+        "before": document(&a.before_json), "after": document(&a.after_json), "credential": text(&a.credential),
     });
-    item("Audit", "", &a.sequence.to_string(), status)
+    item("Audit", &a.namespace, &a.sequence.to_string(), status)
+}
+
+/// Never its hash: nobody needs it.
+fn token(t: &TokenRecord) -> Value {
+    let status = json!({
+        "use": if t.r#use() == TokenUse::Read { "read" } else { "enrol" }, "for": t.name, "roles": t.grants, "hosts": t.hosts,
+        "createdAt": time(t.created_at_us), "createdBy": t.created_by, "expiresAt": time(t.expires_at_us),
+        "usedAt": time(t.used_at_us), "usedFrom": text(&t.used_from), "revokedAt": time(t.revoked_at_us),
+    });
+    item("Token", "", &t.id, status)
+}
+
+fn revocation(r: &RevocationRecord) -> Value {
+    let (kind, of) = r.subject.split_once('/').unwrap_or(("", &r.subject));
+    item("Revocation", "", of, json!({"kind": kind, "at": time(r.at_us), "actor": r.actor, "reason": text(&r.reason)}))
 }

@@ -3,12 +3,13 @@
 mod items;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use probity_core::State;
 use probity_core::account::AccountView;
 use probity_proto::reason;
 use probity_proto::v1::{GameDayPlan, ResourceKey};
+use probity_rpc::access::{ADMINISTER, Caller, READ};
 use serde_json::{Value, json};
 
 use crate::node::Live;
@@ -16,7 +17,7 @@ use crate::node::Live;
 /// Why there is no answer.
 #[derive(Debug, Clone)]
 pub struct ViewError {
-    /// `not_found` or `bad_request`.
+    /// `not_found`, `bad_request` or `forbidden`.
     pub code: &'static str,
     /// For a person.
     pub message: String,
@@ -26,23 +27,70 @@ fn not_found(message: impl Into<String>) -> ViewError {
     ViewError { code: "not_found", message: message.into() }
 }
 
+/// What of the state a reader may see.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// `None`: all namespaces, and what belongs to none.
+    namespaces: Option<BTreeSet<String>>,
+    /// Also who gets in: tokens and revocations.
+    access: bool,
+    who: String,
+}
+
+impl Scope {
+    /// Of whoever asks.
+    pub fn of(caller: &Caller) -> Scope {
+        Scope { namespaces: caller.namespaces(READ), access: caller.may_everywhere(ADMINISTER), who: caller.described() }
+    }
+
+    /// Whether things in a namespace are seen.
+    fn sees(&self, namespace: &str) -> bool {
+        self.namespaces.as_ref().is_none_or(|all| all.contains(namespace))
+    }
+
+    /// Whether everything is seen.
+    fn is_whole(&self) -> bool {
+        self.namespaces.is_none()
+    }
+
+    fn must_see(&self, namespace: &str) -> Result<(), ViewError> {
+        if self.sees(namespace) { Ok(()) } else { Err(self.forbidden(&format!("viewer in namespace {namespace:?}"))) }
+    }
+
+    fn forbidden(&self, needs: &str) -> ViewError {
+        ViewError { code: "forbidden", message: format!("{} may not read this: it needs {needs}", self.who) }
+    }
+}
+
 /// Filters of a list.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Query {
+    scope: Scope,
     namespace: Option<String>,
     selector: BTreeMap<String, String>,
     subject: Option<String>,
     after: Option<u64>,
 }
 
-/// Answers a path such as `/api/v1/probes?namespace=shop`.
-pub fn read(state: &State, live: &Live<'_>, path: &str) -> Result<Value, ViewError> {
+impl Query {
+    /// Whether things in a namespace are asked for, and may be seen.
+    fn includes(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|n| n == namespace) && self.scope.sees(namespace)
+    }
+}
+
+/// Answers a path such as `/api/v1/probes?namespace=shop`, with what `scope` may see.
+pub fn read(state: &State, live: &Live<'_>, path: &str, scope: &Scope) -> Result<Value, ViewError> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let query = parse_query(query)?;
+    let query = parse_query(query, scope)?;
+    if let Some(namespace) = &query.namespace {
+        scope.must_see(namespace)?;
+    }
     let rest = path.strip_prefix("/api/v1/").ok_or_else(|| not_found(format!("no path {path:?} (the read API is below /api/v1/)")))?;
     let parts: Vec<String> = rest.split('/').filter(|p| !p.is_empty()).map(decode).collect();
     let mut value = match parts.as_slice() {
-        [one] if one == "status" => status::status(state, live),
+        [one] if one == "status" => status::status(state, live, scope),
+        [kind, ..] if items::ACCESS_KINDS.contains(&kind.as_str()) && !scope.access => return Err(scope.forbidden("admin of the whole cluster")),
         [kind] => {
             let items = items::list(state, live, kind, &query).ok_or_else(|| unknown_kind(kind))?;
             json!({"items": items})
@@ -59,6 +107,9 @@ pub fn read(state: &State, live: &Live<'_>, path: &str) -> Result<Value, ViewErr
                     if rest.len() > 1 { format!(" in namespace {:?}", rest[0]) } else { String::new() }
                 ))
             };
+            if let [namespace, _, ..] = rest {
+                scope.must_see(namespace)?;
+            }
             items::one(state, live, kind, rest).ok_or_else(missing)?
         }
         [] => return Err(not_found("nothing is asked for (see docs/api.md)")),
@@ -76,8 +127,8 @@ fn unknown_kind(kind: &str) -> ViewError {
     not_found(format!("no kind {kind:?} (known: status, {})", items::KINDS.join(", ")))
 }
 
-fn parse_query(query: &str) -> Result<Query, ViewError> {
-    let mut parsed = Query::default();
+fn parse_query(query: &str, scope: &Scope) -> Result<Query, ViewError> {
+    let mut parsed = Query { scope: scope.clone(), namespace: None, selector: BTreeMap::new(), subject: None, after: None };
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value);
@@ -226,4 +277,76 @@ pub(crate) fn diff(key: &ResourceKey, old: &str, new: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use probity_proto::v1::*;
+    use probity_replica::Status;
+
+    use super::*;
+
+    fn scope(grants: &[&str]) -> Scope {
+        let grants = grants.iter().map(|g| probity_rpc::access::Grant::parse(g).expect("a grant")).collect();
+        Scope::of(&Caller { name: "me".to_owned(), grants, credential: String::new(), origin: String::new() })
+    }
+
+    fn put(state: &mut State, namespace: &str) {
+        let name = format!("of-{namespace}");
+        state.resources.put(Resource { kind: "Receiver".to_owned(), namespace: namespace.to_owned(), name: name.clone(), ..Resource::default() });
+        state.checks.put(CheckRecord {
+            check: format!("{namespace}/{name}"),
+            namespace: namespace.to_owned(),
+            verdict: Verdict::Down as i32,
+            ..CheckRecord::default()
+        });
+        for (sequence, namespace) in [(state.events.len() as u64, namespace), (state.events.len() as u64 + 1, "")] {
+            state.events.put(EventRecord { sequence, namespace: namespace.to_owned(), subject: name.clone(), ..EventRecord::default() });
+            state.audit.put(AuditRecord { sequence, namespace: namespace.to_owned(), subject: name.clone(), ..AuditRecord::default() });
+        }
+    }
+
+    #[test]
+    fn nobody_sees_into_another_namespace() {
+        let mut state = State::new();
+        put(&mut state, "shop");
+        put(&mut state, "search");
+        state.tokens.put(TokenRecord { id: "t-1".to_owned(), ..TokenRecord::default() });
+        let identity = probity_replica::Identity { id: 1, cluster_id: String::new() };
+        let status = Status {
+            identity,
+            role: probity_replica::Role::Follower,
+            term: 1,
+            leader: None,
+            commit: 0,
+            applied: 0,
+            last: 0,
+            voters: vec![],
+            voters_outgoing: vec![],
+            learners: vec![],
+            disk_full: false,
+            progress: BTreeMap::new(),
+        };
+        let fleet = BTreeMap::new();
+        let conditions = BTreeMap::new();
+        let live = Live { status: &status, now_us: 0, age_us: 0, conditions: &conditions, fleet: &fleet };
+        let read = |path: &str, grants: &[&str]| read(&state, &live, path, &scope(grants));
+        let count = |path: &str, grants: &[&str]| read(path, grants).expect(path)["items"].as_array().map_or(0, Vec::len);
+        for (path, whole, shop) in [("receivers", 2, 1), ("events", 4, 3), ("audit", 4, 1), ("receivers?namespace=shop", 1, 1)] {
+            let path = format!("/api/v1/{path}");
+            assert_eq!(count(&path, &["viewer"]), whole, "{path}");
+            assert_eq!(count(&path, &["chaos:shop"]), shop, "{path}");
+            assert_eq!(count(&path, &["viewer:shop", "operator:search"]), if path.ends_with("audit") { 2 } else { whole }, "{path}");
+        }
+        assert!(read("/api/v1/receivers/shop/of-shop", &["viewer:shop"]).is_ok());
+        for path in ["/api/v1/receivers/search/of-search", "/api/v1/receivers?namespace=search", "/api/v1/tokens", "/api/v1/revocations"] {
+            let refused = read(path, &["admin:shop"]).expect_err(path);
+            assert_eq!(refused.code, "forbidden", "{path}");
+        }
+        assert!(read("/api/v1/tokens", &["viewer"]).is_err());
+        assert_eq!(count("/api/v1/tokens", &["admin"]), 1);
+        let degraded = |grants: &[&str]| read("/api/v1/status", grants).expect("a status")["degraded"].to_string();
+        assert!(degraded(&["viewer"]).contains("of-search") && !degraded(&["viewer:shop"]).contains("of-search"));
+        assert!(degraded(&["viewer:shop"]).contains("of-shop"));
+    }
 }

@@ -6,7 +6,7 @@ use probity_proto::v1::*;
 use probity_replica::Role;
 use serde_json::{Value, json};
 
-use super::{account as account_json, compact, rfc3339};
+use super::{Scope, account as account_json, compact, rfc3339};
 use crate::node::Live;
 use crate::peer::DISK_FULL;
 
@@ -15,15 +15,17 @@ pub(super) fn member_name(state: &State, id: u64) -> String {
     state.members.get(&number_key(id)).map_or_else(|| format!("{id:x}"), |m| m.name.clone())
 }
 
-pub(super) fn status(state: &State, live: &Live<'_>) -> Value {
+/// Counts of things are those that `scope` sees; the account of all runs is the cluster's, and names nothing.
+pub(super) fn status(state: &State, live: &Live<'_>, scope: &Scope) -> Value {
     let meta = state.meta();
     let total = account::total(state, live.now_us);
-    let count = |wanted: Verdict| state.checks.iter().filter(|c| c.verdict() == wanted).count();
-    let alerts = |wanted: AlertState| state.alerts.iter().filter(|a| a.state() == wanted).count();
+    let count = |wanted: Verdict| state.checks.iter().filter(|c| c.verdict() == wanted && scope.sees(&c.namespace)).count();
+    let alerts = |wanted: AlertState| state.alerts.iter().filter(|a| a.state() == wanted && scope.sees(&a.namespace)).count();
     let leader = live.status.leader.map(|id| {
         let member = state.members.get(&number_key(id)).cloned().unwrap_or_default();
         json!({"id": format!("{id:x}"), "name": member_name(state, id), "address": member.address})
     });
+    let running: Vec<String> = gameday::running(state).into_iter().filter(|day| scope.sees(day.split('/').next().unwrap_or_default())).collect();
     let halt = meta.halt.as_ref().map(|h| json!({"reason": h.reason, "actor": h.actor, "at": rfc3339(h.at_us)}));
     compact(json!({
         "cluster": {"id": meta.cluster_id, "name": meta.cluster_name, "version": meta.version, "initialized": !meta.cluster_id.is_empty()},
@@ -39,11 +41,11 @@ pub(super) fn status(state: &State, live: &Live<'_>) -> Value {
         },
         "checks": {"up": count(Verdict::Up), "down": count(Verdict::Down), "unknown": count(Verdict::Unknown)},
         "alerts": {"firing": alerts(AlertState::Firing), "pending": alerts(AlertState::Pending)},
-        "gameDays": {"running": gameday::running(state)},
+        "gameDays": {"running": running},
         "faults": {"active": state.faults.iter().filter(|f| f.active_at_us != 0 && f.ended_at_us == 0).count()},
         "runs": account_json(&total),
         "halt": halt,
-        "degraded": degraded(state, live, total.unexplained),
+        "degraded": degraded(state, live, scope, total.unexplained),
     }))
 }
 
@@ -79,7 +81,7 @@ fn condition<'l>(live: &'l Live<'_>, id: u64) -> Option<&'l str> {
 }
 
 /// What a person should look at.
-fn degraded(state: &State, live: &Live<'_>, unexplained: i64) -> Vec<String> {
+fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> Vec<String> {
     let mut found = Vec::new();
     if live.status.disk_full {
         found.push(format!("member {}: {DISK_FULL}", member_name(state, live.status.identity.id)));
@@ -104,7 +106,7 @@ fn degraded(state: &State, live: &Live<'_>, unexplained: i64) -> Vec<String> {
     for prober in state.probers.iter().filter(|p| p.alive && p.sick) {
         found.push(format!("prober {} is sick: {}", prober.name, prober.sick_reason));
     }
-    for check in state.checks.iter().filter(|c| c.verdict() != Verdict::Down) {
+    for check in state.checks.iter().filter(|c| c.verdict() != Verdict::Down && scope.sees(&c.namespace)) {
         for finding in verdict::findings(state, &check.check) {
             if let Finding::PathBroken { zones, probers } = finding {
                 let zones = if zones.is_empty() { String::new() } else { format!(" (all of zone {})", zones.join(", ")) };
@@ -112,13 +114,13 @@ fn degraded(state: &State, live: &Live<'_>, unexplained: i64) -> Vec<String> {
             }
         }
     }
-    for alert in state.alerts.iter().filter(|a| a.state() == AlertState::Firing) {
+    for alert in state.alerts.iter().filter(|a| a.state() == AlertState::Firing && scope.sees(&a.namespace)) {
         found.push(format!("alert {}/{} fires", alert.slo, alert.rule));
     }
-    for check in state.checks.iter().filter(|c| c.verdict() == Verdict::Down) {
+    for check in state.checks.iter().filter(|c| c.verdict() == Verdict::Down && scope.sees(&c.namespace)) {
         found.push(format!("{} is down", check.check));
     }
-    for row in state.outbox.iter().filter(|r| !r.last_error.is_empty()) {
+    for row in state.outbox.iter().filter(|r| !r.last_error.is_empty() && scope.sees(&r.namespace)) {
         found.push(format!("receiver {} cannot be told: {}", row.receiver, row.last_error));
     }
     if let Some(halt) = &state.meta().halt {

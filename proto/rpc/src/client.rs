@@ -2,10 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::MESSAGE_BYTES_MAX;
+use crate::connect::{self, Trust, Untrusted};
 use crate::refusal::Refusal;
 use crate::tls::{TlsError, TlsFiles, is_loopback};
 use crate::v1::operator_client::OperatorClient;
@@ -22,31 +24,65 @@ pub enum AddressError {
     /// The TLS files cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The TLS files do not fit together.
-    #[error("the TLS files do not work")]
-    Config(#[source] tonic::transport::Error),
 }
 
-/// A channel to `address` (host:port) that connects when first used and again whenever it broke.
+/// A channel to `address` (host:port) that connects when first used and again whenever it broke. The TLS files are read for each
+/// connection: renewed ones are used from the next one on.
 pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, AddressError> {
+    let trust = match tls {
+        Some(files) => {
+            // What cannot work is told before anything is dialled.
+            files.client()?;
+            Trust::Files(files.clone())
+        }
+        None => Trust::Loopback,
+    };
+    channel_with(address, trust)
+}
+
+/// The same, for whoever trusts by other means.
+pub(crate) fn channel_with(address: &str, trust: Trust) -> Result<Channel, AddressError> {
     let address = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")).unwrap_or(address);
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let mut endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+    // The scheme is for the URI only: TLS is the connector's.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .ok()
-        .filter(|e| e.uri().port_u16().is_some())
+        .filter(|e| e.uri().port_u16().is_some() && e.uri().host().is_some())
         .ok_or_else(|| AddressError::Invalid(address.to_owned()))?
         .connect_timeout(Duration::from_secs(2))
-        .tcp_nodelay(true)
         // A peer that vanished without a word is noticed within 3 s.
         .http2_keep_alive_interval(Duration::from_secs(1))
         .keep_alive_timeout(Duration::from_secs(2))
         .keep_alive_while_idle(true);
-    match tls {
-        Some(files) => endpoint = endpoint.tls_config(files.client()?).map_err(AddressError::Config)?,
-        None if !is_loopback(address) => return Err(AddressError::PlainText(address.to_owned())),
-        None => {}
+    if matches!(trust, Trust::Loopback) && !is_loopback(address) {
+        return Err(AddressError::PlainText(address.to_owned()));
     }
-    Ok(endpoint.connect_lazy())
+    Ok(endpoint.connect_with_connector_lazy(connect::connector(address.to_owned(), trust)))
+}
+
+/// The innermost cause of a status: "Connection refused", not "transport error".
+pub fn cause(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut inner = std::error::Error::source(status);
+    while let Some(error) = inner {
+        if let Some(untrusted) = error.downcast_ref::<Untrusted>() {
+            return untrusted.to_string();
+        }
+        text = error.to_string();
+        inner = error.source();
+    }
+    connect::plain(&text).map_or(text, str::to_owned)
+}
+
+/// Whether the other side is not who it should be, or does not know us: asking again changes nothing.
+pub fn untrusted(status: &Status) -> bool {
+    let mut inner = std::error::Error::source(status);
+    while let Some(error) = inner {
+        if error.is::<Untrusted>() || connect::plain(&error.to_string()).is_some() {
+            return true;
+        }
+        inner = error.source();
+    }
+    false
 }
 
 /// An operator's client that knows several coordinators and follows the leader.
@@ -57,15 +93,24 @@ pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, Address
 pub struct Operator {
     addresses: Vec<String>,
     tls: Option<TlsFiles>,
+    /// Shown with each call, where there is no certificate.
+    token: Option<tonic::metadata::AsciiMetadataValue>,
     patience: Duration,
     /// The one that answered last, with its channel.
-    current: Option<(String, OperatorClient<Channel>)>,
+    current: Option<(String, Via)>,
 }
 
 impl Operator {
     /// Knows these coordinators; dials none yet.
     pub fn new(addresses: Vec<String>, tls: Option<TlsFiles>, patience: Duration) -> Self {
-        Operator { addresses, tls, patience, current: None }
+        Operator { addresses, tls, token: None, patience, current: None }
+    }
+
+    /// Shows a token with each call; the error says what is wrong with it.
+    pub fn with_token(mut self, token: &str) -> Result<Self, String> {
+        let value = format!("Bearer {token}").parse().map_err(|_| "the token has characters that no token has".to_owned())?;
+        self.token = Some(value);
+        Ok(self)
     }
 
     /// The address that answered last.
@@ -73,30 +118,41 @@ impl Operator {
         self.current.as_ref().map(|(address, _)| address.as_str())
     }
 
-    fn dial(&self, address: &str) -> Result<OperatorClient<Channel>, AddressError> {
-        Ok(OperatorClient::new(channel(address, self.tls.as_ref())?).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    fn dial(&self, address: &str) -> Result<Via, AddressError> {
+        Ok(InterceptedService::new(channel(address, self.tls.as_ref())?, Shown(self.token.clone())))
     }
 
     /// Makes a call at the leader: `call` may run several times, so its request must carry a request id if it changes anything.
     pub async fn call<T, F>(&mut self, call: F) -> Result<T, Status>
     where
-        F: AsyncFn(OperatorClient<Channel>) -> Result<tonic::Response<T>, Status>,
+        F: AsyncFn(OperatorClient<Via>) -> Result<tonic::Response<T>, Status>,
+    {
+        self.call_via(async |via| {
+            call(OperatorClient::new(via).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)).await
+        })
+        .await
+    }
+
+    /// The same, with any service's client.
+    pub async fn call_via<T, F>(&mut self, call: F) -> Result<T, Status>
+    where
+        F: AsyncFn(Via) -> Result<tonic::Response<T>, Status>,
     {
         let deadline = Instant::now() + self.patience;
         let mut turn = 0;
         loop {
-            let (address, client) = match self.current.take() {
+            let (address, via) = match self.current.take() {
                 Some(current) => current,
                 None => {
                     let address = self.addresses[turn % self.addresses.len()].clone();
                     turn += 1;
-                    let client = self.dial(&address).map_err(|e| Status::invalid_argument(describe(&e)))?;
-                    (address, client)
+                    let via = self.dial(&address).map_err(|e| Status::invalid_argument(describe(&e)))?;
+                    (address, via)
                 }
             };
-            let status = match call(client.clone()).await {
+            let status = match call(via.clone()).await {
                 Ok(reply) => {
-                    self.current = Some((address, client));
+                    self.current = Some((address, via));
                     return Ok(reply.into_inner());
                 }
                 Err(status) => status,
@@ -105,15 +161,15 @@ impl Operator {
             let again = match refusal {
                 Some(Refusal::NotInitialized) => false,
                 Some(_) => true,
-                None => status.code() == Code::Unavailable || broken(&status),
+                None => (status.code() == Code::Unavailable || broken(&status)) && !untrusted(&status),
             };
             if !again || Instant::now() >= deadline {
                 return Err(status);
             }
             match refusal {
                 Some(Refusal::NotLeader(Some(leader))) if leader != address => {
-                    let client = self.dial(&leader).map_err(|e| Status::invalid_argument(describe(&e)))?;
-                    self.current = Some((leader, client));
+                    let via = self.dial(&leader).map_err(|e| Status::invalid_argument(describe(&e)))?;
+                    self.current = Some((leader, via));
                 }
                 _ => tokio::time::sleep(Duration::from_millis(100)).await,
             }
@@ -127,8 +183,24 @@ fn broken(status: &Status) -> bool {
     matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled) && std::error::Error::source(status).is_some()
 }
 
+/// A channel that shows what there is to show.
+pub type Via = InterceptedService<Channel, Shown>;
+
+/// Adds the token to each call.
+#[derive(Debug, Clone)]
+pub struct Shown(Option<tonic::metadata::AsciiMetadataValue>);
+
+impl tonic::service::Interceptor for Shown {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// An error with its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

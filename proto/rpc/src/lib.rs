@@ -1,6 +1,10 @@
 //! The gRPC services between operators, coordinators and probers: who may speak, how to reach them, what refusals look like.
 
+pub mod access;
 pub mod client;
+mod connect;
+pub mod enrol;
+pub mod pki;
 pub mod refusal;
 pub mod tls;
 
