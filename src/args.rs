@@ -67,7 +67,7 @@ pub(crate) enum Command {
     /// Run the demo's shop: small HTTP, TCP and DNS services to practise on
     Shop(ShopArgs),
     /// Probe once, from here, without any server
-    Probe(crate::cmd::probe::ProbeArgs),
+    Probe(Box<crate::cmd::probe::ProbeArgs>),
     /// Apply resources: create what is new, change what differs
     #[command(after_help = "Examples:\n  probity apply -f probes.yaml --dry-run\n  probity apply -f monitoring/\n  cat probe.yaml | probity apply -f -")]
     Apply(ApplyArgs),

@@ -47,6 +47,17 @@ impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {
         }
     }
 
+    /// Forgets a value.
+    pub(crate) fn remove<Q: Eq + Hash + ?Sized>(&self, key: &Q)
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        if let Ok(mut all) = self.generations.lock() {
+            all.young.remove(key);
+            all.old.remove(key);
+        }
+    }
+
     /// What is cached, or what `make` makes, which is then cached unless it failed.
     pub(crate) fn get_or<Q: Eq + Hash + ToOwned<Owned = K> + ?Sized, E>(&self, key: &Q, make: impl FnOnce() -> Result<V, E>) -> Result<V, E>
     where
@@ -87,6 +98,9 @@ mod tests {
         }
         assert_eq!(made, 1, "what is asked for again and again is made once");
         assert_eq!(cache.get(&50), None);
+        assert_eq!(cache.get(&99), Some(99));
+        cache.remove(&99);
+        assert_eq!(cache.get(&99), None);
         assert_eq!(cache.get_or::<u32, &str>(&500, || Err("no")), Err("no"));
     }
 }

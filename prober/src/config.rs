@@ -210,7 +210,7 @@ impl File {
             self_check: self.self_check.into_config()?,
             faults_allow: self.faults.allow,
             proxies: self.proxies.into_iter().map(|p| ProxyConfig { name: p.name, listen: p.listen, upstream: p.upstream }).collect(),
-            address_policy: if self.allow_loopback { AddressPolicy::Anywhere } else { AddressPolicy::Remote },
+            address_policy: if self.allow_loopback { AddressPolicy::LoopbackToo } else { AddressPolicy::Remote },
             otel: Otel::default(),
         })
     }

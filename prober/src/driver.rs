@@ -108,7 +108,8 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         unsteady_flush_us: 200_000,
     };
     let mut session = Session::open(db, session_config, start_wall_us as i64)?;
-    let context = ContextConfig { address_policy: config.address_policy, secrets_dir: config.secrets_dir.clone(), otel: config.otel.clone() };
+    let context =
+        ContextConfig { address_policy: config.address_policy, secrets_dir: config.secrets_dir.clone(), otel: config.otel.clone(), ..ContextConfig::default() };
     let (events_tx, mut events) = mpsc::channel(EVENTS);
     let (done_tx, mut done) = mpsc::channel(RUNS_MAX);
     let tasks = TaskTracker::new();
@@ -299,7 +300,7 @@ impl Driver {
     fn hello(&self) -> ProberHello {
         let ping = &self.context.ping_hint;
         let mut capabilities = self.engine.capabilities();
-        capabilities.extend(["http", "tcp", "dns"].map(|kind| Capability { name: format!("probe/{kind}"), available: true, ..Capability::default() }));
+        capabilities.extend(["http", "tcp", "dns", "tls"].map(|kind| Capability { name: format!("probe/{kind}"), available: true, ..Capability::default() }));
         capabilities.push(Capability { name: "probe/icmp".to_owned(), available: ping.is_empty(), detail: ping.clone(), undo: 0 });
         ProberHello {
             name: self.config.name.clone(),

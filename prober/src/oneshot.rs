@@ -8,16 +8,22 @@ use crate::typed;
 /// Options of one-shot probes.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// HTTP method; empty = GET.
-    pub method: String,
-    /// Headers to send.
-    pub headers: Vec<(String, String)>,
+    /// Further requests' fields: method, headers, body, auth, version... Its URL, TLS and status are filled in.
+    pub http: HttpCheck,
     /// Statuses that are good; empty = 2xx and 3xx.
     pub status: Vec<StatusRange>,
-    /// Text that the body must contain.
-    pub body: Option<String>,
-    /// Certificates are not verified.
-    pub insecure: bool,
+    /// What the body must be like.
+    pub body: Vec<BodyAssertion>,
+    /// What the headers must be like.
+    pub headers: Vec<HeaderAssertion>,
+    /// How servers are verified, of all kinds that speak TLS.
+    pub tls: TlsOptions,
+    /// TLS on TCP targets.
+    pub tcp_tls: bool,
+    /// STARTTLS of TCP and TLS targets.
+    pub starttls: String,
+    /// What is sent to TCP targets, and what must come back.
+    pub exchange: (String, String),
     /// The run's time-out.
     pub timeout_us: u64,
     /// Further attempts in one run.
@@ -30,10 +36,9 @@ pub struct Options {
     pub net: NetOptions,
 }
 
-/// The check of `https://host/path`, `host` (https), `host:port` (tcp), `tcp://host:port`, `udp://host:port`, `dns://server/name?type=AAAA`,
+/// The check of `https://host/path`, `host` (https), `host:port` (tcp), `tcp://host:port`, `tls://host:port`, `udp://host:port`, `dns://server/name?type=AAAA`,
 /// `ping://host`, `grpc://host:port/service`, `ws://host/path`; options behind a `?` (of WebSockets a `#`) have the names of resources.
 pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
-    let tls = TlsOptions { skip_verify: options.insecure, ..TlsOptions::default() };
     let (scheme, rest) = match target.split_once("://") {
         Some(found) => found,
         None if target.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) => ("tcp", target),
@@ -43,31 +48,21 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
         return Err(format!("{target:?} is no target (want a URL, a host or host:port)"));
     }
     let kind = match scheme {
-        "http" | "https" => {
-            let url = format!("{scheme}://{rest}");
-            if url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::len)).unwrap_or(0) == 0 {
-                return Err(format!("{target:?} is no URL"));
-            }
-            let status = if options.status.is_empty() { vec![StatusRange { from: 200, to: 399 }] } else { options.status.clone() };
-            let body = options.body.iter().map(|text| BodyAssertion { assertion: Some(body_assertion::Assertion::Contains(text.clone())) }).collect();
-            Kind::Http(HttpCheck {
-                url,
-                method: if options.method.is_empty() { "GET".to_owned() } else { options.method.clone() },
-                headers: options.headers.iter().map(|(name, value)| Header { name: name.clone(), value: value.clone() }).collect(),
-                expect: Some(HttpExpect { status, body, headers: Vec::new() }),
-                tls: Some(tls),
-                max_body_bytes: 10 << 20,
-                ..HttpCheck::default()
+        "http" | "https" => http(target, &format!("{scheme}://{rest}"), options)?,
+        "tcp" => {
+            let (send, expect) = &options.exchange;
+            Kind::Tcp(TcpCheck {
+                address: with_port(target, rest, None)?,
+                tls: (options.tcp_tls || !options.starttls.is_empty()).then(|| options.tls.clone()),
+                starttls: options.starttls.clone(),
+                send: send.clone().into_bytes(),
+                expect: expect.clone(),
+                ..TcpCheck::default()
             })
         }
-        "tcp" => {
-            if rest.rsplit_once(':').and_then(|(_, p)| p.parse::<u16>().ok()).is_none() {
-                return Err(format!("{target:?} has no port (want tcp://host:port)"));
-            }
-            Kind::Tcp(TcpCheck { address: rest.to_owned(), ..TcpCheck::default() })
-        }
+        "tls" => Kind::Tls(TlsCheck { address: with_port(target, rest, Some(443))?, options: Some(options.tls.clone()), starttls: options.starttls.clone() }),
         "dns" | "ping" | "icmp" | "trace" | "udp" | "grpc" | "grpcs" | "ws" | "wss" => typed::kind(scheme, rest, options)?,
-        other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, udp, dns, ping, trace, grpc, grpcs, ws, wss)")),
+        other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, tls, udp, dns, ping, trace, grpc, grpcs, ws, wss)")),
     };
     Ok(CheckSpec {
         timeout_us: options.timeout_us,
@@ -78,6 +73,33 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
         limits: options.limits.clone(),
         ..CheckSpec::default()
     })
+}
+
+fn http(target: &str, url: &str, options: &Options) -> Result<Kind, String> {
+    if url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::len)).unwrap_or(0) == 0 {
+        return Err(format!("{target:?} is no URL"));
+    }
+    let default = HttpCheck { method: "GET".to_owned(), max_body_bytes: 10 << 20, max_decompressed_bytes: 100 << 20, ..HttpCheck::default() };
+    let given = options.http.clone();
+    let status = if options.status.is_empty() { vec![StatusRange { from: 200, to: 399 }] } else { options.status.clone() };
+    Ok(Kind::Http(HttpCheck {
+        url: url.to_owned(),
+        method: if given.method.is_empty() { default.method } else { given.method },
+        expect: Some(HttpExpect { status, body: options.body.clone(), headers: options.headers.clone(), ..HttpExpect::default() }),
+        tls: Some(options.tls.clone()),
+        max_body_bytes: default.max_body_bytes,
+        max_decompressed_bytes: default.max_decompressed_bytes,
+        ..given
+    }))
+}
+
+fn with_port(target: &str, rest: &str, default: Option<u16>) -> Result<String, String> {
+    let port = rest.rsplit_once(':').filter(|(host, _)| !host.is_empty() && !host.ends_with(':')).and_then(|(_, p)| p.parse::<u16>().ok());
+    match (port, default) {
+        (Some(_), _) => Ok(rest.to_owned()),
+        (None, Some(port)) => Ok(format!("{rest}:{port}")),
+        (None, None) => Err(format!("{target:?} has no port (want tcp://host:port)")),
+    }
 }
 
 #[cfg(test)]
@@ -93,6 +115,8 @@ mod tests {
             ("http://example.com/x", ("http", "http://example.com/x")),
             ("dns://127.0.0.1:53/shop?type=aaaa", ("dns", "127.0.0.1:53 AAAA shop")),
             ("ping://10.0.0.1", ("icmp", "10.0.0.1")),
+            ("tls://example.com", ("tls", "example.com:443")),
+            ("tls://mail.example.com:25", ("tls", "mail.example.com:25")),
         ];
         for (target, (kind, text)) in cases {
             let spec = check(target, &Options::default()).expect(target);

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 pub enum AddressPolicy {
     /// Anywhere: for one's own one-shot probes and for `up`.
     Anywhere,
+    /// This host, but neither its link nor a cloud's metadata service: a prober whose owner allows loopback.
+    LoopbackToo,
     /// A cluster's prober: not to this host, its link, or a cloud's metadata service.
     #[default]
     Remote,
@@ -16,6 +18,9 @@ impl AddressPolicy {
     /// Whether an address may be probed.
     pub fn allows(self, address: IpAddr) -> bool {
         if self == AddressPolicy::Anywhere {
+            return true;
+        }
+        if self == AddressPolicy::LoopbackToo && address.to_canonical().is_loopback() {
             return true;
         }
         match address.to_canonical() {
@@ -50,6 +55,7 @@ mod tests {
             let ip: IpAddr = address.parse().expect("an address");
             assert_eq!(AddressPolicy::Remote.allows(ip), allowed, "{address}");
             assert!(AddressPolicy::Anywhere.allows(ip));
+            assert_eq!(AddressPolicy::LoopbackToo.allows(ip), allowed || ip.to_canonical().is_loopback(), "{address}");
         }
     }
 }

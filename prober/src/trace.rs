@@ -82,7 +82,8 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         parent_id: String::new(),
         name: Cow::Owned(format!("probe {kind_word}")),
         client: true,
-        start_us: info.started_at_us,
+        // It begins with its first attempt: what came before is the lag, not the target's.
+        start_us: start_us(info, result.failed.first().unwrap_or(result)),
         end_us: end_us(info, result),
         attributes,
         links: if info.game_day_trace.is_empty() { Vec::new() } else { vec![info.game_day_trace.clone()] },
@@ -143,13 +144,16 @@ fn export_phases(otel: &Otel, info: &RunInfo, run: &RunResult, attempt: &RunResu
 fn kind_attributes(kind: &CheckKind) -> Vec<KeyValue> {
     match &kind.kind {
         Some(Kind::Http(http)) => {
-            let mut found = vec![KeyValue::new("http.request.method", http.method.clone()), KeyValue::new("url.full", http.url.clone())];
-            if let Some(host) = http.url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::to_owned)) {
+            // Of several requests the first says what the probe is about.
+            let (method, url) = http.steps.first().map_or((&http.method, &http.url), |step| (&step.method, &step.url));
+            let mut found = vec![KeyValue::new("http.request.method", method.clone()), KeyValue::new("url.full", url.clone())];
+            if let Some(host) = url.parse::<http::Uri>().ok().and_then(|u| u.host().map(str::to_owned)) {
                 found.push(KeyValue::new("server.address", host));
             }
             found
         }
         Some(Kind::Tcp(tcp)) => vec![KeyValue::new("network.transport", "tcp"), KeyValue::new("server.address", tcp.address.clone())],
+        Some(Kind::Tls(tls)) => vec![KeyValue::new("network.transport", "tcp"), KeyValue::new("server.address", tls.address.clone())],
         Some(Kind::Dns(dns)) => vec![KeyValue::new("dns.question.name", dns.name.clone()), KeyValue::new("dns.question.type", dns.record_type.clone())],
         Some(Kind::Icmp(icmp)) => vec![KeyValue::new("server.address", icmp.host.clone())],
         Some(Kind::Udp(udp)) => vec![KeyValue::new("network.transport", "udp"), KeyValue::new("server.address", udp.address.clone())],

@@ -16,11 +16,17 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
     let (target, query) = rest.split_once(mark).unwrap_or((rest, ""));
     let mut spec = Map::new();
     let insecure = |spec: &mut Map<String, Value>| {
-        if options.insecure {
+        let tls = &options.tls;
+        if tls.skip_verify {
             set(spec, "tls.skipVerify", json!("true"));
         }
+        for (key, value) in [("ca", &tls.ca_pem), ("serverName", &tls.server_name), ("minVersion", &tls.min_version), ("maxVersion", &tls.max_version)] {
+            if !value.is_empty() {
+                set(spec, &format!("tls.{key}"), json!(value));
+            }
+        }
     };
-    let headers = || -> Value { options.headers.iter().map(|(name, value)| (name.clone(), json!(value))).collect::<Map<_, _>>().into() };
+    let headers = || -> Value { options.http.headers.iter().map(|h| (h.name.clone(), json!(h.value))).collect::<Map<_, _>>().into() };
     let (word, target) = match scheme {
         "ping" | "icmp" => ("icmp", target.to_owned()),
         "trace" => return trace(target, query, options),
@@ -158,10 +164,10 @@ fn read(word: &str, target: &str, spec: &Map<String, Value>, timeout_us: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use probity_proto::v1::DnsTransport;
+    use probity_proto::v1::{DnsTransport, TlsOptions};
 
     fn typed(scheme: &str, rest: &str) -> Result<Kind, String> {
-        kind(scheme, rest, &Options { timeout_us: 5_000_000, insecure: true, ..Options::default() })
+        kind(scheme, rest, &Options { timeout_us: 5_000_000, tls: TlsOptions { skip_verify: true, ..TlsOptions::default() }, ..Options::default() })
     }
 
     #[test]

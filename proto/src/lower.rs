@@ -16,18 +16,23 @@ pub fn check_spec(probe: &ProbeSpec, target: &Target) -> Result<CheckSpec, Strin
         Kind::Http(http) => {
             resolve(&mut http.url)?;
             resolve(&mut http.body)?;
-            for header in &mut http.headers {
-                resolve(&mut header.value)?;
+            resolve_json(&mut http.json_body, target)?;
+            http.headers.iter_mut().chain(&mut http.form).try_for_each(|h| resolve(&mut h.value))?;
+            for step in &mut http.steps {
+                resolve(&mut step.url)?;
+                resolve(&mut step.body)?;
+                resolve_json(&mut step.json_body, target)?;
+                step.headers.iter_mut().chain(&mut step.form).try_for_each(|h| resolve(&mut h.value))?;
             }
-            if let Some(tls) = &mut http.tls {
-                resolve(&mut tls.server_name)?;
-            }
+            http.tls.iter_mut().try_for_each(|tls| resolve(&mut tls.server_name))?;
         }
         Kind::Tcp(tcp) => {
             resolve(&mut tcp.address)?;
-            if let Some(tls) = &mut tcp.tls {
-                resolve(&mut tls.server_name)?;
-            }
+            tcp.tls.iter_mut().try_for_each(|tls| resolve(&mut tls.server_name))?;
+        }
+        Kind::Tls(tls) => {
+            resolve(&mut tls.address)?;
+            tls.options.iter_mut().try_for_each(|tls| resolve(&mut tls.server_name))?;
         }
         Kind::Dns(dns) => {
             resolve(&mut dns.server)?;
@@ -59,6 +64,29 @@ pub fn check_spec(probe: &ProbeSpec, target: &Target) -> Result<CheckSpec, Strin
     })
 }
 
+/// A JSON document's references stand in its strings, and what replaces them is quoted as JSON wants it.
+fn resolve_json(text: &mut String, target: &Target) -> Result<(), String> {
+    if !text.contains("$(") {
+        return Ok(());
+    }
+    let mut document: serde_json::Value = serde_json::from_str(text).map_err(|e| format!("no JSON: {e}"))?;
+    resolve_value(&mut document, target)?;
+    *text = document.to_string();
+    Ok(())
+}
+
+fn resolve_value(value: &mut serde_json::Value, target: &Target) -> Result<(), String> {
+    match value {
+        serde_json::Value::String(text) => {
+            *text = substitute(text, |name| lookup(target, name))?;
+            Ok(())
+        }
+        serde_json::Value::Array(items) => items.iter_mut().try_for_each(|item| resolve_value(item, target)),
+        serde_json::Value::Object(fields) => fields.values_mut().try_for_each(|field| resolve_value(field, target)),
+        _ => Ok(()),
+    }
+}
+
 /// Where the check of one target runs.
 pub fn placement(placement: &Placement, target: &Target) -> Result<Placement, String> {
     let mut placement = placement.clone();
@@ -72,6 +100,8 @@ fn lookup(target: &Target, name: &str) -> Option<String> {
     match name {
         "target.address" => Some(target.address.clone()),
         "target.key" => Some(target.key.clone()),
+        // Known only while it runs.
+        captured if captured.starts_with("captures.") => Some(format!("$({captured})")),
         _ => name.strip_prefix("target.labels.").and_then(|label| target.labels.get(label)).cloned(),
     }
 }
@@ -109,7 +139,8 @@ pub fn with_parameters(text: &str, parameters: &BTreeMap<String, String>) -> Res
 /// What a check is about, for people: its address or URL.
 pub fn describe(kind: &CheckKind) -> (&'static str, String) {
     match &kind.kind {
-        Some(Kind::Http(http)) => ("http", http.url.clone()),
+        Some(Kind::Http(http)) => ("http", http.steps.first().map_or(&http.url, |step| &step.url).clone()),
+        Some(Kind::Tls(tls)) => ("tls", tls.address.clone()),
         Some(Kind::Tcp(tcp)) => ("tcp", tcp.address.clone()),
         Some(Kind::Dns(dns)) => {
             let server = if dns.server.is_empty() { "resolver" } else { &dns.server };

@@ -36,7 +36,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Coordinator(args) => return server::coordinator(args).await,
         Command::Prober(args) => return server::prober(args).await,
         Command::Shop(args) => return shop::run(args).await,
-        Command::Probe(args) => return Ok(probe::run(args, matches!(format, crate::args::Format::Json)).await),
+        Command::Probe(args) => return Ok(probe::run(*args, matches!(format, crate::args::Format::Json)).await),
         Command::Explain(args) => return apply::explain(args),
         Command::Ca(CaCommand::Init(args)) => return ca::init(args),
         Command::Ca(CaCommand::Sign(args)) => return ca::sign(args),

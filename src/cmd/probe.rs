@@ -1,16 +1,18 @@
 //! `probe`: one run from here, without any server, with what a prober of a cluster would do.
 
-use std::net::IpAddr;
+mod args;
+
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
+use args::{HttpArgs, NetArgs, TlsArgs, limit};
 use clap::Args;
 use probity_prober::kinds::{ContextConfig, Hop, run as run_once};
 use probity_prober::oneshot::{self, Options};
 use probity_prober::policy::AddressPolicy;
 use probity_prober::{ProbeContext, RunInfo, RunResult};
 use probity_proto::reason::Class;
-use probity_proto::resources::{FAMILIES, interface, resolver_server, status_range};
-use probity_proto::v1::{AddressFamily, CheckSpec, NetOptions, PhaseLimit, ResolverServer, StatusRange};
+use probity_proto::v1::{CheckSpec, PhaseLimit};
 use probity_proto::{lower, units};
 use serde_json::{Value, json};
 
@@ -21,9 +23,36 @@ use crate::output::{coloured, paint, print_json, print_lines, seconds};
 const BAR: u64 = 40;
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Targets: https://host/path, host (https), host:port (tcp), tcp://host:port, udp://host:port,\n  dns://server/name?type=AAAA, ping://host, trace://host, grpc://host:port/service (grpcs://), ws://host/path (wss://)\n  Options of dns, ping, trace, udp and grpc stand behind a ?, of ws behind a #, by the names that `probity explain probe.spec` has.\n\nExamples:\n  probity probe https://example.com\n  probity probe example.com:443 dns://127.0.0.53:53/example.com ping://127.0.0.1\n  probity probe 'ping://10.0.0.1?count=10&packetInterval=100ms&maxLoss=10%&maxRtt.p95=20ms'\n  probity probe 'trace://example.com?protocol=tcp&port=443'\n  probity probe 'dns://1.1.1.1/example.com?type=AAAA&transport=tls&expect.minAnswers=1' dns:///example.com\n  probity probe grpcs://shop.example.com:443/shop.Cart 'wss://shop.example.com/live#send=hello&expect=welcome'\n  probity probe https://example.com/health --expect-status 200,204 --expect-body ok -o json\n\nExit codes: 0 every run was good, 1 one was not, 2 misuse."
-)]
+#[command(after_help = "Targets:
+  https://host/path, http://..., host      HTTP
+  host:port, tcp://host:port               TCP
+  tls://host[:443]                         certificate watch
+  dns://server/name?type=AAAA              DNS
+  ping://host, trace://host                ICMP, path
+  udp://host:port                          UDP
+  grpc://host:port/service (grpcs://)      gRPC health
+  ws://host/path (wss://)                  WebSocket
+Options of dns, ping, trace, udp and grpc stand behind a ?, of ws behind a #, by the names that `probity explain probe.spec` has.
+
+Examples:
+  probity probe https://example.com
+  probity probe example.com:443 dns://127.0.0.53:53/example.com ping://127.0.0.1
+  probity probe https://example.com/health --expect-status 200,204 --expect-json '$.status=ok' -o json
+  probity probe https://example.com -d @order.json -H 'content-type: application/json' -u me:secret
+  probity probe https://example.com -L --compressed --http 2 --max-duration 800ms --max-duration connect=50ms
+  probity probe https://shop.example.com --resolve shop.example.com:10.0.0.7 --cacert ca.pem
+  probity probe https://example.com --resolver tls://1.1.1.1#cloudflare-dns.com --family both
+  probity probe https://example.com -x socks5://127.0.0.1:1080
+  probity probe tls://example.com --min-days 14
+  probity probe tls://mail.example.com:25 --starttls smtp
+  probity probe mail.example.com:25 --send 'EHLO me\\r\\n' --expect '^220'
+  probity probe 10.0.0.1:23 --invert
+  probity probe 'ping://10.0.0.1?count=10&packetInterval=100ms&maxLoss=10%&maxRtt.p95=20ms'
+  probity probe 'trace://example.com?protocol=tcp&port=443'
+  probity probe 'dns://1.1.1.1/example.com?type=AAAA&transport=tls&expect.minAnswers=1' dns:///example.com
+  probity probe grpcs://shop.example.com:443/shop.Cart 'wss://shop.example.com/live#send=hello&expect=welcome'
+
+Exit codes: 0 every run was good, 1 one was not, 2 misuse.")]
 pub(crate) struct ProbeArgs {
     /// What to probe
     #[arg(required = true, value_name = "TARGET")]
@@ -31,42 +60,18 @@ pub(crate) struct ProbeArgs {
     /// How long a run may take
     #[arg(long, default_value = "10s", value_parser = units::parse_duration, value_name = "DURATION")]
     timeout: u64,
-    /// Statuses that are good, as 2xx, 200-204 or 301; the default is 2xx and 3xx
-    #[arg(long, value_parser = status_range, value_delimiter = ',', value_name = "STATUS")]
-    expect_status: Vec<StatusRange>,
-    /// Text that the body must contain
+    #[command(flatten)]
+    net: NetArgs,
+    #[command(flatten)]
+    tls: TlsArgs,
+    #[command(flatten)]
+    http: HttpArgs,
+    /// Text to send to tcp targets; \r and \n are line ends
     #[arg(long, value_name = "TEXT")]
-    expect_body: Option<String>,
-    /// HTTP method
-    #[arg(short = 'X', long, default_value = "GET", value_name = "METHOD")]
-    method: String,
-    /// A header to send, as 'Name: value'; may be given again
-    #[arg(short = 'H', long, value_parser = header, value_name = "HEADER")]
-    header: Vec<(String, String)>,
-    /// Do not verify certificates
-    #[arg(short = 'k', long)]
-    insecure: bool,
-    /// Use IPv4 only
-    #[arg(short = '4', conflicts_with_all = ["ipv6", "family"], help_heading = "Way to the target")]
-    ipv4: bool,
-    /// Use IPv6 only
-    #[arg(short = '6', conflicts_with = "family", help_heading = "Way to the target")]
-    ipv6: bool,
-    /// any (Happy Eyeballs), 4, 6, prefer4, prefer6, or both: each by itself
-    #[arg(long, value_parser = family, default_value = "any", hide_default_value = true, value_name = "FAMILY", help_heading = "Way to the target")]
-    family: AddressFamily,
-    /// An address of this host to come from
-    #[arg(long, value_name = "ADDRESS", help_heading = "Way to the target")]
-    source: Option<IpAddr>,
-    /// A network interface of this host to come from
-    #[arg(long, value_parser = interface, value_name = "NAME", help_heading = "Way to the target")]
-    interface: Option<String>,
-    /// A DNS server to ask instead of the host's: udp://10.0.0.53, tcp://, tls://1.1.1.1#NAME, https://1.1.1.1/dns-query#NAME
-    #[arg(long, value_parser = resolver_server, value_name = "SERVER", help_heading = "Way to the target")]
-    resolver: Vec<ResolverServer>,
-    /// Give a name's address, as 'host:address' or curl's 'host:port:address'
-    #[arg(long, value_parser = given_address, value_name = "HOST:ADDRESS", help_heading = "Way to the target")]
-    resolve: Vec<(String, IpAddr)>,
+    send: Option<String>,
+    /// Regular expression that a tcp target's answer must match
+    #[arg(long, value_parser = probity_proto::resources::regex, value_name = "REGEX")]
+    expect: Option<String>,
     /// Good is what cannot be reached: a firewall's check
     #[arg(long)]
     invert: bool,
@@ -81,69 +86,40 @@ pub(crate) struct ProbeArgs {
     count: u32,
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
-    match text.split_once(':') {
-        Some((name, value)) if !name.trim().is_empty() => Ok((name.trim().to_owned(), value.trim().to_owned())),
-        _ => Err("want 'Name: value'".to_owned()),
-    }
-}
-
-fn family(text: &str) -> Result<AddressFamily, String> {
-    FAMILIES.iter().find(|(word, _)| *word == text).map(|(_, family)| *family).ok_or_else(|| {
-        let words: Vec<&str> = FAMILIES.iter().map(|(word, _)| *word).collect();
-        format!("want {}", words.join(", "))
-    })
-}
-
-/// `host:address`, or `host:port:address` whose port stands for all: a run has one target.
-fn given_address(text: &str) -> Result<(String, IpAddr), String> {
-    let (host, rest) = text.split_once(':').unwrap_or((text, ""));
-    let bare = |t: &str| t.trim_matches(['[', ']']).parse::<IpAddr>().ok();
-    let after_port = || rest.split_once(':').filter(|(port, _)| port.parse::<u16>().is_ok()).and_then(|(_, address)| bare(address));
-    let found = bare(rest).or_else(after_port).filter(|_| !host.is_empty());
-    found.map(|ip| (host.to_ascii_lowercase(), ip)).ok_or_else(|| "want host:address, for example shop.example.com:10.0.0.7".to_owned())
-}
-
-fn limit(text: &str) -> Result<PhaseLimit, String> {
-    let (phase, duration) = text.split_once('=').unwrap_or(("total", text));
-    if phase.is_empty() || !phase.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
-        return Err(format!("{phase:?} is no phase (want total, resolve, connect, tls, request, first_byte, transfer or rtt)"));
-    }
-    Ok(PhaseLimit { phase: phase.to_owned(), max_us: units::parse_duration(duration)? })
-}
-
 impl ProbeArgs {
-    fn net(&self) -> NetOptions {
-        let family = match (self.ipv4, self.ipv6) {
-            (true, _) => AddressFamily::V4,
-            (_, true) => AddressFamily::V6,
-            _ => self.family,
+    /// What all targets share, and the secrets that it names.
+    fn options(&self) -> Result<(Options, BTreeMap<String, String>), String> {
+        let mut secrets = BTreeMap::new();
+        let (tls, tcp_tls, starttls) = self.tls.options(&mut secrets)?;
+        let unescaped = self.send.as_ref().map(|text| text.replace("\\r", "\r").replace("\\n", "\n")).unwrap_or_default();
+        let options = Options {
+            http: self.http.request(&mut secrets)?,
+            status: self.http.expect_status.clone(),
+            body: self.http.body_assertions(),
+            headers: self.http.header_assertions(),
+            tls,
+            tcp_tls,
+            starttls,
+            exchange: (unescaped, self.expect.clone().unwrap_or_default()),
+            timeout_us: self.timeout,
+            retries: self.retries,
+            invert: self.invert,
+            limits: self.max_duration.clone(),
+            net: self.net.options(),
         };
-        NetOptions {
-            family: family as i32,
-            source_address: self.source.map(|ip| ip.to_string()).unwrap_or_default(),
-            source_interface: self.interface.clone().unwrap_or_default(),
-            resolver_servers: self.resolver.clone(),
-            hosts: self.resolve.iter().map(|(host, ip)| (host.clone(), ip.to_string())).collect(),
-            ..NetOptions::default()
-        }
+        Ok((options, secrets))
     }
 }
 
 /// Probes every target, and says what came of it.
 pub(crate) async fn run(args: ProbeArgs, as_json: bool) -> ExitCode {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let options = Options {
-        retries: args.retries,
-        invert: args.invert,
-        limits: args.max_duration.clone(),
-        net: args.net(),
-        method: args.method,
-        headers: args.header,
-        status: args.expect_status,
-        body: args.expect_body,
-        insecure: args.insecure,
-        timeout_us: args.timeout,
+    let (options, secrets) = match args.options() {
+        Ok(found) => found,
+        Err(message) => {
+            eprintln!("error: {message}");
+            return ExitCode::from(exit::MISUSE);
+        }
     };
     let (checks, wrong): (Vec<_>, Vec<_>) = args.targets.iter().map(|t| oneshot::check(t, &options)).partition(Result::is_ok);
     if !wrong.is_empty() {
@@ -153,7 +129,7 @@ pub(crate) async fn run(args: ProbeArgs, as_json: bool) -> ExitCode {
         return ExitCode::from(exit::MISUSE);
     }
     let checks: Vec<CheckSpec> = checks.into_iter().filter_map(Result::ok).collect();
-    let context = ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() });
+    let context = ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, secrets, ..ContextConfig::default() });
     let mut all_good = true;
     let mut items = Vec::new();
     for round in 0..args.count {
@@ -206,6 +182,9 @@ fn lines(check: &CheckSpec, result: &RunResult) -> Vec<String> {
         let to = column(phase.start_us + phase.duration_us).clamp(from + 1, BAR);
         let (pad, bar) = (" ".repeat(from as usize), bar((to - from) as usize));
         lines.push(format!("  {:<9} {:>9}  {pad}{bar}", phase.name, seconds(phase.duration_us as f64 / 1e6)));
+    }
+    if let Some((_, found)) = result.facts.iter().find(|(name, _)| *name == "tls.verification") {
+        lines.push(format!("  WARNING: the certificate was not verified ({found})"));
     }
     for (i, failed) in result.failed.iter().enumerate() {
         lines.push(format!("  attempt {} failed: {} {}", i + 1, failed.reason.label(), failed.message));

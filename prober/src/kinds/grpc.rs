@@ -105,7 +105,7 @@ async fn call(
             let (head, body) = response.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| Failure::new(Reason::ProtocolError, e.to_string()))?;
             let trailers = body.trailers().cloned().unwrap_or_default();
-            Ok((head, body.to_bytes(), trailers))
+            Ok::<_, Failure>((head, body.to_bytes(), trailers))
         };
         tokio::pin!(exchange);
         tokio::pin!(connection);

@@ -1,19 +1,24 @@
 //! The probe kinds: one function for all, one file each.
 
 mod assert;
+mod capture;
+mod certificate;
 mod dns;
 mod grpc;
 mod http;
 mod icmp;
 mod judge;
 mod net;
+mod patterns;
 mod phases;
+mod proxy;
+mod starttls;
 mod tcp;
 mod tls;
 mod udp;
 mod websocket;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -37,7 +42,10 @@ pub struct ProbeContext {
     policy: AddressPolicy,
     resolvers: Resolvers,
     secrets: Secrets,
-    tls: tls::Roots,
+    tls: tls::Tls,
+    patterns: patterns::Patterns,
+    pool: http::Pool,
+    tokens: http::Tokens,
     icmp: icmp::Sockets,
     bad: BadChecks,
     pub(crate) otel: Otel,
@@ -52,6 +60,8 @@ pub struct ContextConfig {
     pub address_policy: AddressPolicy,
     /// Where secrets are.
     pub secrets_dir: Option<PathBuf>,
+    /// Secrets that are given beside it, by their names: one's own, for one-shot probes.
+    pub secrets: BTreeMap<String, String>,
     /// Where spans and metrics go.
     pub otel: Otel,
 }
@@ -63,8 +73,11 @@ impl ProbeContext {
         ProbeContext {
             policy: config.address_policy,
             resolvers: Resolvers::system(),
-            secrets: Secrets { dir: config.secrets_dir },
-            tls: tls::Roots::load(),
+            secrets: Secrets { dir: config.secrets_dir, given: config.secrets },
+            tls: tls::Tls::load(),
+            patterns: patterns::Patterns::new(),
+            pool: http::Pool::default(),
+            tokens: http::Tokens::new(),
             ping_hint: icmp.hint(),
             icmp,
             bad: BadChecks::default(),
@@ -148,6 +161,11 @@ pub(crate) struct Attempt<'c> {
 }
 
 impl Attempt<'_> {
+    /// A secret of this host, by its name.
+    pub(crate) async fn secret(&self, name: &str) -> Result<String, Failure> {
+        self.context.secrets.read(name).await.map_err(|m| Failure::new(Reason::SecretMissing, m))
+    }
+
     /// Notes a fact, in the place of an earlier one of that name.
     pub(crate) fn fact(&mut self, name: &'static str, value: impl Into<String>) {
         match self.facts.iter_mut().find(|(known, _)| *known == name) {
@@ -280,6 +298,7 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
             Some(Kind::Http(check)) => http::run(&mut attempt, check).await,
             Some(Kind::Tcp(check)) => tcp::run(&mut attempt, check).await,
             Some(Kind::Dns(check)) => dns::run(&mut attempt, check).await,
+            Some(Kind::Tls(check)) => tcp::watch(&mut attempt, check).await,
             Some(Kind::Icmp(check)) => icmp::run(&mut attempt, check).await,
             Some(Kind::Udp(check)) => udp::run(&mut attempt, check).await,
             Some(Kind::Grpc(check)) => grpc::run(&mut attempt, check).await,

@@ -10,15 +10,21 @@ pub(crate) struct Phases {
     start: Instant,
     current: Option<(&'static str, Instant)>,
     done: Vec<Phase>,
+    /// What all phases are called for a while: on the way to a proxy, or for a token.
+    alias: Option<&'static str>,
 }
 
 impl Phases {
     pub(crate) fn start() -> Phases {
-        Phases { start: Instant::now(), current: None, done: Vec::new() }
+        Phases { start: Instant::now(), current: None, done: Vec::with_capacity(6), alias: None }
     }
 
     /// Ends the phase in hand and begins the next.
     pub(crate) fn next(&mut self, name: &'static str) {
+        if self.alias.is_some() && self.current.is_some_and(|(current, _)| Some(current) == self.alias) {
+            return;
+        }
+        let name = self.alias.unwrap_or(name);
         let now = Instant::now();
         // The first one begins with the run.
         let from = if self.close(now) { now } else { self.start };
@@ -31,6 +37,14 @@ impl Phases {
             && let Some(phase) = self.done.last_mut()
         {
             phase.duration_us = duration.as_micros() as u64;
+        }
+    }
+
+    /// Until the next call all phases are one of this name.
+    pub(crate) fn alias(&mut self, name: Option<&'static str>) {
+        self.alias = name;
+        if let Some(name) = name {
+            self.next(name);
         }
     }
 
@@ -52,6 +66,8 @@ impl Phases {
             "request" => Reason::RequestTimeout,
             "transfer" => Reason::TransferTimeout,
             "rtt" => Reason::IcmpNoReply,
+            "proxy" => Reason::ProxyError,
+            "auth" => Reason::AuthError,
             _ => Reason::ResponseTimeout,
         };
         (reason, name)

@@ -1,38 +1,83 @@
-//! TLS by rustls. What the certificate says is reported even when it is not trusted.
+//! TLS by rustls. What the certificates say is reported even when they are not trusted.
+//!
+//! Configurations are made once for each set of options; sessions are never resumed, because a run must see a whole handshake.
 
-use std::sync::{Arc, Mutex};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
+use probity_proto::units::format_duration;
 use probity_proto::v1::{Reason, TlsOptions};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Attempt, Failure, net};
+use super::{Attempt, Failure, certificate, net};
+use crate::cache::Cache;
 
-/// The authorities of this host, read once.
+/// Configurations, each some kilobytes: sets of options beyond this are made anew each time.
+const CONFIGS_MAX: usize = 512;
+/// Chains whose facts are remembered.
+const CHAINS_MAX: usize = 2_048;
+
+type Key = (TlsOptions, Vec<Vec<u8>>, String);
+
+/// The authorities of this host, read once, and what was made of them.
 #[derive(Debug)]
-pub(crate) struct Roots {
-    store: RootCertStore,
+pub(crate) struct Tls {
+    roots: RootCertStore,
+    configs: Cache<Key, Arc<ClientConfig>>,
+    chains: Cache<Vec<CertificateDer<'static>>, Arc<certificate::Chain>>,
 }
 
-impl Roots {
-    /// The system's; where it has none, Mozilla's.
-    pub(crate) fn load() -> Roots {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        if store.is_empty() {
-            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+impl Tls {
+    /// The system's authorities; where it has none, Mozilla's.
+    pub(crate) fn load() -> Tls {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
-        Roots { store }
+        Tls { roots, configs: Cache::new(CONFIGS_MAX), chains: Cache::new(CHAINS_MAX) }
     }
 
-    pub(crate) fn store(&self) -> &RootCertStore {
-        &self.store
+    pub(crate) fn roots(&self) -> &RootCertStore {
+        &self.roots
+    }
+
+    fn make(&self, (options, alpn, identity): &Key) -> Result<Arc<ClientConfig>, Failure> {
+        let failed = |message: String| Failure::new(Reason::Unsupported, message);
+        let mut roots = self.roots.clone();
+        add_pem(&mut roots, &options.ca_pem).map_err(|e| failed(format!("tls.ca {e}")))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| failed(e.to_string()))?;
+        let tls13 = options.max_version != "1.2";
+        let tls12 = options.min_version != "1.3";
+        let versions: Vec<&rustls::SupportedProtocolVersion> =
+            [(tls13, &rustls::version::TLS13), (tls12, &rustls::version::TLS12)].into_iter().filter_map(|(wanted, v)| wanted.then_some(v)).collect();
+        let builder = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions)
+            .map_err(|e| failed(e.to_string()))?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Watching { inner, skip: options.skip_verify }));
+        let mut config = if identity.is_empty() {
+            builder.with_no_client_auth()
+        } else {
+            let unusable = |what: &str| Failure::new(Reason::SecretMissing, format!("the client certificate's secret {what}"));
+            let chain = CertificateDer::pem_slice_iter(identity.as_bytes()).collect::<Result<Vec<_>, _>>().map_err(|_| unusable("is no PEM"))?;
+            let key = PrivateKeyDer::from_pem_slice(identity.as_bytes()).map_err(|_| unusable("has no private key"))?;
+            builder.with_client_auth_cert(chain, key).map_err(|_| unusable("has a certificate and a key that cannot be used together"))?
+        };
+        config.alpn_protocols = alpn.clone();
+        config.resumption = Resumption::disabled();
+        Ok(Arc::new(config))
     }
 }
 
@@ -44,12 +89,24 @@ pub(crate) fn add_pem(roots: &mut RootCertStore, pem: &str) -> Result<(), String
     Ok(())
 }
 
-/// Remembers the server's certificate, then verifies it, or not if told so.
+/// What a server showed in a handshake.
+#[derive(Debug)]
+struct Seen {
+    chain: Vec<CertificateDer<'static>>,
+    ocsp: Vec<u8>,
+    verified: Result<(), rustls::Error>,
+}
+
+thread_local! {
+    /// From the verifier, which many handshakes share, to the one handshake that is being polled on this thread.
+    static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
+}
+
+/// Hands on what the server shows, then verifies it, or not if told so.
 #[derive(Debug)]
 struct Watching {
     inner: Arc<WebPkiServerVerifier>,
     skip: bool,
-    seen: Mutex<Option<CertificateDer<'static>>>,
 }
 
 impl ServerCertVerifier for Watching {
@@ -61,10 +118,9 @@ impl ServerCertVerifier for Watching {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Ok(mut seen) = self.seen.lock() {
-            *seen = Some(end_entity.clone().into_owned());
-        }
         let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
+        let chain = std::iter::once(end_entity).chain(intermediates).map(|c| c.clone().into_owned()).collect();
+        SEEN.set(Some(Seen { chain, ocsp: ocsp.to_vec(), verified: verified.as_ref().map(drop).map_err(Clone::clone) }));
         if self.skip { Ok(ServerCertVerified::assertion()) } else { verified }
     }
 
@@ -82,58 +138,112 @@ impl ServerCertVerifier for Watching {
 }
 
 impl Attempt<'_> {
-    /// A TLS handshake over a connection.
-    pub(crate) async fn tls(&mut self, stream: TcpStream, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<TlsStream<TcpStream>, Failure> {
+    /// A TLS handshake over a connection, offering protocols by ALPN.
+    pub(crate) async fn tls<S>(&mut self, stream: S, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<TlsStream<S>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let identity = self.client_identity(options).await?;
         self.phases.next("tls");
-        let failed = |message: String| Failure::new(Reason::TlsHandshake, message);
-        let mut roots = self.context.tls.store.clone();
-        add_pem(&mut roots, &options.ca_pem).map_err(|e| failed(format!("tls.ca: {e}")))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build().map_err(|e| failed(e.to_string()))?;
-        let watching = Arc::new(Watching { inner, skip: options.skip_verify, seen: Mutex::new(None) });
-        let versions: &[&rustls::SupportedProtocolVersion] =
-            if options.min_version == "1.3" { &[&rustls::version::TLS13] } else { &[&rustls::version::TLS13, &rustls::version::TLS12] };
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(versions)
-            .map_err(|e| failed(e.to_string()))?
-            .dangerous()
-            .with_custom_certificate_verifier(watching.clone())
-            .with_no_client_auth();
-        config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+        let tls = &self.context.tls;
+        let key = (options.clone(), alpn.iter().map(|p| p.to_vec()).collect(), identity);
+        let config = tls.configs.get_or(&key, || tls.make(&key))?;
         let name = if options.server_name.is_empty() { host } else { &options.server_name };
         let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let server_name = ServerName::try_from(name.clone()).map_err(|_| failed(format!("{name:?} is no server name")))?;
-        let connected = TlsConnector::from(Arc::new(config)).connect(server_name, stream).await;
-        let certificate = watching.seen.lock().ok().and_then(|mut seen| seen.take());
-        if let Some(certificate) = certificate {
-            self.certificate_facts(&certificate);
+        let server_name = ServerName::try_from(name.clone()).map_err(|_| Failure::new(Reason::TlsNameMismatch, format!("{name:?} can be no server's name")))?;
+        let mut connecting = TlsConnector::from(config).connect(server_name, stream);
+        let mut seen = None;
+        let connected = poll_fn(|context| {
+            let polled = Pin::new(&mut connecting).poll(context);
+            seen = SEEN.take().or(seen.take());
+            polled
+        })
+        .await;
+        let chain = seen.as_ref().map(|s| self.chain_facts(s));
+        if let (Some(seen), true) = (&seen, options.skip_verify) {
+            // Loud: a run that trusts whoever answers must say so.
+            let found = seen.verified.as_ref().map_or_else(|e| format!("skipped: {e}"), |()| "skipped".to_owned());
+            self.fact("tls.verification", found);
         }
         let stream = connected.map_err(|e| tls_failure(&e))?;
         let (_, session) = stream.get_ref();
         if let Some(version) = session.protocol_version() {
-            self.facts.push(("tls.protocol.version", format!("{version:?}").trim_start_matches("TLSv").replace('_', ".")));
+            self.fact("tls.protocol.version", format!("{version:?}").trim_start_matches("TLSv").replace('_', "."));
         }
         if let Some(suite) = session.negotiated_cipher_suite() {
-            self.facts.push(("tls.cipher", format!("{:?}", suite.suite())));
+            self.fact("tls.cipher", format!("{:?}", suite.suite()));
+        }
+        if let (Some(seen), Some(chain)) = (seen, chain) {
+            judge(options, &chain, &seen.ocsp)?;
         }
         Ok(stream)
     }
 
-    fn certificate_facts(&mut self, certificate: &CertificateDer<'_>) {
-        let Ok((_, parsed)) = x509_parser::parse_x509_certificate(certificate) else { return };
-        self.facts.push(("tls.server.subject", parsed.subject().to_string()));
-        self.facts.push(("tls.server.issuer", parsed.issuer().to_string()));
-        self.facts.push(("tls.server.not_after", parsed.validity().not_after.to_datetime().unix_timestamp().to_string()));
+    async fn client_identity(&self, options: &TlsOptions) -> Result<String, Failure> {
+        let mut pem = String::new();
+        for name in [&options.client_certificate_secret_ref, &options.client_key_secret_ref] {
+            if !name.is_empty() {
+                pem.push_str(&self.secret(name).await?);
+                pem.push('\n');
+            }
+        }
+        Ok(pem)
+    }
+
+    fn chain_facts(&mut self, seen: &Seen) -> Arc<certificate::Chain> {
+        let chains = &self.context.tls.chains;
+        let chain = chains.get(&seen.chain).unwrap_or_else(|| {
+            let chain = Arc::new(certificate::Chain::read(&seen.chain));
+            chains.put(seen.chain.clone(), chain.clone());
+            chain
+        });
+        for (name, value) in chain.facts(now_us()) {
+            self.fact(name, value);
+        }
+        self.fact("tls.server.ocsp", certificate::ocsp_status(&seen.ocsp).word());
+        chain
     }
 }
 
-fn tls_failure(error: &std::io::Error) -> Failure {
+fn now_us() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros() as i64
+}
+
+/// What the probe asks of a certificate beyond that it is trusted.
+fn judge(options: &TlsOptions, chain: &certificate::Chain, ocsp: &[u8]) -> Result<(), Failure> {
+    let fail = |reason, message: String| Err(Failure::new(reason, message));
+    if !options.pins.is_empty() && !chain.pins.iter().any(|pin| options.pins.contains(pin)) {
+        return fail(Reason::TlsPinMismatch, format!("no public key of the chain is pinned; the server's is sha256/{}", chain.pins.first().map_or("?", |p| p)));
+    }
+    match certificate::ocsp_status(ocsp) {
+        certificate::Ocsp::Revoked => return fail(Reason::TlsRevoked, "the server staples that its certificate is revoked".to_owned()),
+        certificate::Ocsp::None if options.require_staple => return fail(Reason::TlsNotStapled, "the server staples no OCSP response".to_owned()),
+        certificate::Ocsp::Unknown if options.require_staple => {
+            return fail(Reason::TlsNotStapled, "the stapled OCSP response does not know the certificate".to_owned());
+        }
+        _ => {}
+    }
+    let left = Duration::from_micros((chain.not_after_us - now_us()).max(0) as u64);
+    if options.min_days > 0 && left < Duration::from_secs(86_400 * u64::from(options.min_days)) {
+        let left = format_duration(left.as_secs() / 60 * 60_000_000);
+        return fail(Reason::TlsExpiresSoon, format!("a certificate of the chain expires in {left}, want at least {}d", options.min_days));
+    }
+    Ok(())
+}
+
+/// A handshake's error by its cause.
+pub(super) fn tls_failure(error: &std::io::Error) -> Failure {
     let reason = match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) => Reason::TlsExpired,
         Some(rustls::Error::InvalidCertificate(CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })) => Reason::TlsNameMismatch,
+        Some(rustls::Error::InvalidCertificate(CertificateError::Revoked)) => Reason::TlsRevoked,
         Some(rustls::Error::InvalidCertificate(_)) => Reason::TlsUntrusted,
         Some(_) => Reason::TlsHandshake,
-        None => net::io_reason(error, Reason::TlsHandshake),
+        // Closed or reset in the middle of it.
+        None => match net::io_reason(error, Reason::TlsHandshake) {
+            Reason::ConnectionClosed => Reason::TlsHandshake,
+            reason => reason,
+        },
     };
     Failure::new(reason, error.to_string())
 }

@@ -14,7 +14,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 pub use docs::{FieldDoc, explain, json_schema};
-pub use probe::{FAMILIES, interface, rcode_name, record_type_name, record_type_number, resolver_server, status_range};
+pub use probe::{
+    FAMILIES, STARTTLS, coding, interface, json_path, pin, proxy_url, rcode_name, record_type_name, record_type_number, regex, resolver_server, status_range,
+};
 
 use crate::v1::{Resource, resource::Spec};
 use read::{At, Fields, Mistakes};

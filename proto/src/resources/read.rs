@@ -29,6 +29,7 @@ impl Mistakes {
 pub(super) struct Fields<'t> {
     pub(super) path: String,
     place: (u32, u32),
+    node: &'t Node,
     entries: &'t [(String, (u32, u32), Node)],
     known: Vec<&'static str>,
 }
@@ -61,7 +62,7 @@ impl<'t> At<'t> {
 
     pub(super) fn fields(&self, mistakes: &mut Mistakes) -> Option<Fields<'t>> {
         match &self.node.value {
-            Value::Mapping(entries) => Some(Fields { path: self.path.clone(), place: self.place(), entries, known: Vec::new() }),
+            Value::Mapping(entries) => Some(Fields { path: self.path.clone(), place: self.place(), node: self.node, entries, known: Vec::new() }),
             _ => {
                 mistakes.add(&self.path, self.place(), format!("is {}, want a mapping", self.node.what()), "");
                 None
@@ -95,6 +96,11 @@ impl<'t> At<'t> {
 impl<'t> Fields<'t> {
     pub(super) fn place(&self) -> (u32, u32) {
         self.place
+    }
+
+    /// The mapping itself.
+    pub(super) fn node(&self) -> &'t Node {
+        self.node
     }
 
     /// The path of a key of this mapping.

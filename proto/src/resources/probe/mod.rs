@@ -17,9 +17,11 @@ use crate::v1::check_kind::Kind;
 use crate::v1::*;
 use crate::{lower, units};
 
+pub use assertion::{json_path, regex};
 pub use dns_types::{rcode_name, record_type_name, record_type_number};
-pub use http::status_range;
+pub use http::{coding, proxy_url, status_range};
 pub use net::{FAMILIES, interface, resolver_server};
+pub use tls::{STARTTLS, pin};
 
 /// What `maxDuration` may limit: the phases of all kinds, as they are written and as runs name them.
 const PHASES: &[(&str, &str)] = &[
@@ -82,10 +84,13 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     {
         mistakes.add(&format!("{path}.icmp.packetInterval"), place, message, "send fewer, or faster, or set a longer timeout");
     }
+    // What was read wrongly would only be told again.
+    let clean = mistakes.0.is_empty();
     for (i, target) in spec.targets.iter().enumerate() {
         let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
-        if let Err(message) = lower::check_spec(&spec, target).map(drop).and(placed) {
-            mistakes.add(&format!("{path}.targets[{i}]"), place, message, "a target has address, key and labels");
+        if let Err(message) = lower::check_spec(&spec, target).and_then(|s| if clean { lowered(&s) } else { Ok(()) }).and(placed) {
+            let hint = if message.ends_with("refers to nothing") { "a target has address, key and labels" } else { "" };
+            mistakes.add(&format!("{path}.targets[{i}]"), place, message, hint);
         }
     }
     Some(spec)
@@ -187,11 +192,10 @@ fn verdict(fields: &mut Fields<'_>, placement: &Placement, mistakes: &mut Mistak
 }
 
 fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) -> Option<Kind> {
-    fields.not_yet(&["tls"], mistakes);
     let given: Vec<(&'static str, At<'_>)> =
-        ["http", "tcp", "dns", "icmp", "udp", "grpc", "websocket"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
+        ["http", "tcp", "dns", "icmp", "tls", "udp", "grpc", "websocket"].into_iter().filter_map(|kind| Some((kind, fields.get(kind)?))).collect();
     if let [_, (_, second), ..] = given.as_slice() {
-        mistakes.add(&second.path, second.place(), "a probe has one kind", "keep one of http, tcp, dns, icmp, udp, grpc, websocket");
+        mistakes.add(&second.path, second.place(), "a probe has one kind", "keep one of http, tcp, dns, icmp, tls, udp, grpc, websocket");
         return None;
     }
     let Some((kind, at)) = given.into_iter().next() else {
@@ -199,7 +203,7 @@ fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) 
         if let Some(url) = target.filter(|t| t.starts_with("http://") || t.starts_with("https://")) {
             return Some(Kind::Http(HttpCheck { url: url.to_owned(), ..http::default_http() }));
         }
-        mistakes.add(&fields.path, fields.place(), "no kind is given", "want one of http, tcp, dns, icmp, udp, grpc, websocket");
+        mistakes.add(&fields.path, fields.place(), "no kind is given", "want one of http, tcp, dns, icmp, tls, udp, grpc, websocket");
         return None;
     };
     let mut f = at.fields(mistakes)?;
@@ -210,6 +214,7 @@ fn kind(fields: &mut Fields<'_>, target: Option<&str>, mistakes: &mut Mistakes) 
         "udp" => Kind::Udp(udp::udp(&mut f, mistakes)),
         "grpc" => Kind::Grpc(grpc::grpc(&mut f, mistakes)),
         "websocket" => Kind::Websocket(websocket::websocket(&mut f, mistakes)),
+        "tls" => Kind::Tls(tls::watch(&mut f, mistakes)),
         _ => Kind::Icmp(icmp::icmp(&mut f, mistakes)),
     };
     f.finish(mistakes);
@@ -224,4 +229,40 @@ fn target_or(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> 
 /// The name of a secret: a file of that name in the host's secrets directory, so no path.
 pub(super) fn secret_ref(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> String {
     f.need(key, mistakes).and_then(|at| at.parsed(mistakes, super::name)).unwrap_or_default()
+}
+
+/// `KEY: {secretRef: NAME}`; empty when it is not given.
+fn secret_field(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> String {
+    let Some(mut secret) = f.get(key).and_then(|at| at.fields(mistakes)) else { return String::new() };
+    let name = secret_ref(&mut secret, "secretRef", mistakes);
+    secret.finish(mistakes);
+    name
+}
+
+/// References to what no earlier step captures.
+fn undefined_captures(at: &At<'_>, text: &str, captured: &[String], mistakes: &mut Mistakes) {
+    for reference in lower::references(text) {
+        let Some(name) = reference.strip_prefix("captures.") else { continue };
+        if !captured.iter().any(|known| known == name) {
+            let hint = if captured.is_empty() { "nothing is captured before".to_owned() } else { format!("captured before: {}", captured.join(", ")) };
+            mistakes.add(&at.path, at.place(), format!("$({reference}) refers to nothing"), hint);
+        }
+    }
+}
+
+/// What only shows once a target's references are replaced.
+fn lowered(spec: &CheckSpec) -> Result<(), String> {
+    match spec.kind.as_ref().and_then(|k| k.kind.as_ref()) {
+        Some(Kind::Http(check)) if check.steps.is_empty() => http::url(&check.url).map(drop),
+        // Its URL may need what an earlier request captures.
+        Some(Kind::Http(check)) => check.steps.iter().filter(|s| !s.url.contains("$(captures.")).try_for_each(|s| http::url(&s.url).map(drop)),
+        Some(Kind::Tcp(check)) => host_port(&check.address),
+        Some(Kind::Tls(check)) => host_port(&check.address),
+        _ => Ok(()),
+    }
+}
+
+fn host_port(address: &str) -> Result<(), String> {
+    let fine = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0));
+    if fine { Ok(()) } else { Err(format!("{address:?} is no address (want host:port)")) }
 }

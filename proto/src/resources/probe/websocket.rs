@@ -50,7 +50,7 @@ fn step(at: &At<'_>, mistakes: &mut Mistakes) -> Option<WebSocketStep> {
     found.extend(f.get("expect").and_then(|at| at.parsed(mistakes, regex)).map(Step::Expect));
     found.extend(f.flag("ping", mistakes).filter(|p| *p).map(Step::Ping));
     f.finish(mistakes);
-    one(found, at, "send, sendBinary, sendHex, expect, ping: true", mistakes).map(|step| WebSocketStep { step: Some(step) })
+    one(found, at, "step", "send, sendBinary, sendHex, expect, ping: true", mistakes).map(|step| WebSocketStep { step: Some(step) })
 }
 
 /// RFC 9110, section 5.6.2.

@@ -1,0 +1,152 @@
+//! The answer's body: read within a bound, decoded within a bound.
+
+use std::io::Read;
+
+use bytes::Bytes;
+use flate2::read::{DeflateDecoder, MultiGzDecoder, ZlibDecoder};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use probity_proto::v1::{HttpCheck, Reason};
+
+use super::super::{Attempt, Failure};
+use super::connect::failure;
+
+/// Codings one upon the other; more is a bomb in wrapping.
+const CODINGS_MAX: usize = 3;
+/// The largest window of zstd over HTTP (RFC 9659).
+const ZSTD_WINDOW_MAX: u64 = 8 << 20;
+
+pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Failure> {
+    let max = check.max_body_bytes;
+    let too_large = || Failure::new(Reason::BodyTooLarge, format!("the body has more than {max} bytes"));
+    let announced = headers.get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()).and_then(|l| l.parse::<u64>().ok());
+    // A HEAD's answer announces what it does not send.
+    if announced.is_some_and(|n| n > max) && !hyper::body::Body::is_end_stream(&body) {
+        return Err(too_large());
+    }
+    let mut first = Bytes::new();
+    let mut rest: Vec<u8> = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(|e| failure(&e))?.into_data() else { continue };
+        if (first.len() + rest.len() + data.len()) as u64 > max {
+            return Err(too_large());
+        }
+        // Most bodies are of one piece: no copy.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            rest.extend_from_slice(&std::mem::take(&mut first));
+            rest.extend_from_slice(&data);
+        }
+    }
+    let bytes = if rest.is_empty() { first } else { Bytes::from(rest) };
+    attempt.fact("http.response.body.size", bytes.len().to_string());
+    decode(attempt, check, headers, bytes).await
+}
+
+async fn decode(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, bytes: Bytes) -> Result<Bytes, Failure> {
+    let codings: Vec<String> = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(|c| c.trim().to_ascii_lowercase())
+        .filter(|c| !c.is_empty() && c != "identity")
+        .collect();
+    if codings.is_empty() || check.compression.is_empty() || bytes.is_empty() {
+        return Ok(bytes);
+    }
+    if codings.len() > CODINGS_MAX {
+        return Err(Failure::new(Reason::ProtocolError, format!("{} codings one upon the other", codings.len())));
+    }
+    attempt.fact("http.response.encoding", codings.join(", "));
+    let max = check.max_decompressed_bytes;
+    // A few bytes may take some milliseconds: not on a thread that times other runs.
+    let decoded = tokio::task::spawn_blocking(move || codings.iter().rev().try_fold(bytes, |bytes, coding| one(coding, &bytes, max))).await;
+    let decoded = decoded.map_err(|e| Failure::new(Reason::ProberError, format!("the body could not be decoded: {e}")))??;
+    attempt.fact("http.response.decoded.size", decoded.len().to_string());
+    Ok(decoded)
+}
+
+fn one(coding: &str, bytes: &[u8], max: u64) -> Result<Bytes, Failure> {
+    let broken = |e: &dyn std::fmt::Display| Failure::new(Reason::ProtocolError, format!("the body is no {coding}: {e}"));
+    let mut out = Vec::new();
+    let mut take = |reader: &mut dyn Read| -> Result<(), Failure> {
+        let left = (max + 1).saturating_sub(out.len() as u64);
+        reader.take(left).read_to_end(&mut out).map_err(|e| broken(&e))?;
+        if out.len() as u64 > max {
+            return Err(Failure::new(Reason::DecompressedTooLarge, format!("{} bytes of {coding} become more than {max}", bytes.len())));
+        }
+        Ok(())
+    };
+    match coding {
+        "gzip" | "x-gzip" => take(&mut MultiGzDecoder::new(bytes))?,
+        // By RFC 9110 with zlib's head; some servers leave it out.
+        "deflate" if is_zlib(bytes) => take(&mut ZlibDecoder::new(bytes))?,
+        "deflate" => take(&mut DeflateDecoder::new(bytes))?,
+        "br" => take(&mut brotli_decompressor::Decompressor::new(bytes, 4_096))?,
+        "zstd" => {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                if zstd_window(rest).is_some_and(|w| w > ZSTD_WINDOW_MAX) {
+                    return Err(Failure::new(Reason::DecompressedTooLarge, format!("zstd asks for a window above {ZSTD_WINDOW_MAX} bytes (RFC 9659)")));
+                }
+                let mut decoder = ruzstd::decoding::StreamingDecoder::new(&mut rest).map_err(|e| broken(&e))?;
+                take(&mut decoder)?;
+            }
+        }
+        other => return Err(Failure::new(Reason::ProtocolError, format!("content-encoding {other:?} was not asked for"))),
+    }
+    Ok(Bytes::from(out))
+}
+
+fn is_zlib(bytes: &[u8]) -> bool {
+    matches!(bytes, [first, second, ..] if first & 0x0f == 8 && (u16::from(*first) << 8 | u16::from(*second)) % 31 == 0)
+}
+
+/// The window that a frame asks for (RFC 8878, section 3.1.1.1).
+fn zstd_window(frame: &[u8]) -> Option<u64> {
+    let (magic, rest) = frame.split_at_checked(4)?;
+    let (descriptor, rest) = rest.split_first()?;
+    if magic != [0x28, 0xb5, 0x2f, 0xfd] {
+        return None;
+    }
+    if descriptor & 0x20 == 0 {
+        let window = rest.first()?;
+        let base = 1u64 << (10 + (window >> 3));
+        return Some(base + base / 8 * u64::from(window & 7));
+    }
+    // A single segment's window is its content.
+    let dictionary = [0, 1, 2, 4][usize::from(descriptor & 3)];
+    let digits = [1, 2, 4, 8][usize::from(descriptor >> 6)];
+    let size = rest.get(dictionary..dictionary + digits)?;
+    Some(size.iter().rev().fold(0, |n, d| n << 8 | u64::from(*d)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_of_zstd() {
+        let frame = |bytes: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd], bytes].concat();
+        assert_eq!(zstd_window(&frame(&[0x00, 0x00])), Some(1 << 10));
+        assert_eq!(zstd_window(&frame(&[0x00, 0xff])), Some((1 << 41) + (1 << 38) * 7));
+        assert_eq!(zstd_window(&frame(&[0xe0, 0, 0, 0, 0, 1, 0, 0, 0])), Some(1 << 32));
+        assert_eq!(zstd_window(b"\x28\xb5"), None);
+    }
+
+    #[test]
+    fn damaged_bytes_are_no_panic() {
+        for coding in ["gzip", "deflate", "br", "zstd"] {
+            for seed in 0..200u32 {
+                let bytes: Vec<u8> = (0..64u32).map(|i| (seed.wrapping_mul(2_654_435_761).wrapping_add(i).wrapping_mul(40_503) >> 7) as u8).collect();
+                let _ = one(coding, &bytes, 1 << 16);
+                let _ = one(coding, &[&[0x28, 0xb5, 0x2f, 0xfd], bytes.as_slice()].concat(), 1 << 16);
+                let _ = one(coding, &[&[0x1f, 0x8b, 8, 0], bytes.as_slice()].concat(), 1 << 16);
+            }
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! From a URL to an answer: the way there (perhaps by a proxy), TLS, HTTP/1.1 or 2, and connections that are kept.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode, Uri, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use probity_proto::v1::{HttpVersion, Reason};
+use prost::Message;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::net::{Wire, io_reason};
+use super::super::{Attempt, Failure, assert, proxy};
+use super::request::{Draft, basic};
+use super::{Answer, Shared, Step, body, oauth};
+
+/// Bytes of an answer's head: a larger one is refused.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Connections that are kept, all probes together.
+const KEPT_MAX: usize = 1_024;
+/// How long one is kept without use: servers commonly close theirs after 60 to 75 s.
+const KEPT_FOR: Duration = Duration::from_secs(55);
+
+type Body = Full<Bytes>;
+
+enum Sender {
+    H1(http1::SendRequest<Body>),
+    H2(http2::SendRequest<Body>),
+}
+
+impl Sender {
+    fn version(&self) -> Version {
+        match self {
+            Sender::H1(_) => Version::HTTP_11,
+            Sender::H2(_) => Version::HTTP_2,
+        }
+    }
+
+    fn closed(&self) -> bool {
+        match self {
+            Sender::H1(sender) => sender.is_closed(),
+            Sender::H2(sender) => sender.is_closed(),
+        }
+    }
+
+    async fn send(&mut self, attempt: &mut Attempt<'_>, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
+        match self {
+            Sender::H1(sender) => {
+                sender.ready().await?;
+                let sending = sender.send_request(request);
+                attempt.phases.next("first_byte");
+                sending.await
+            }
+            Sender::H2(sender) => {
+                sender.ready().await?;
+                let sending = sender.send_request(request);
+                attempt.phases.next("first_byte");
+                sending.await
+            }
+        }
+    }
+}
+
+/// A connection between two requests.
+struct Kept {
+    sender: Sender,
+    _driver: AbortOnDropHandle<()>,
+    peer: String,
+    since: Instant,
+}
+
+/// Connections that probes with `reuse` keep, by everything that makes them what they are.
+#[derive(Default)]
+pub(crate) struct Pool(Mutex<HashMap<Vec<u8>, Vec<Kept>>>);
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pool")
+    }
+}
+
+impl Pool {
+    fn take(&self, key: &[u8]) -> Option<Kept> {
+        let mut all = self.0.lock().ok()?;
+        let of_key = all.get_mut(key)?;
+        while let Some(kept) = of_key.pop() {
+            if !kept.sender.closed() && kept.since.elapsed() < KEPT_FOR {
+                return Some(kept);
+            }
+        }
+        all.remove(key);
+        None
+    }
+
+    fn put(&self, key: Vec<u8>, kept: Kept) {
+        let Ok(mut all) = self.0.lock() else { return };
+        if all.values().map(Vec::len).sum::<usize>() >= KEPT_MAX {
+            all.retain(|_, of_key| {
+                of_key.retain(|k| !k.sender.closed() && k.since.elapsed() < KEPT_FOR);
+                !of_key.is_empty()
+            });
+        }
+        if all.values().map(Vec::len).sum::<usize>() < KEPT_MAX {
+            all.entry(key).or_default().push(kept);
+        }
+    }
+}
+
+/// Where a URL leads.
+struct Way<'u> {
+    secure: bool,
+    host: &'u str,
+    port: u16,
+}
+
+impl<'u> Way<'u> {
+    fn of(uri: &'u Uri) -> Result<Way<'u>, Failure> {
+        let secure = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(Failure::new(Reason::ProtocolError, format!("{uri} is neither http nor https"))),
+        };
+        Ok(Way { secure, host: uri.host().unwrap_or_default(), port: uri.port_u16().unwrap_or(if secure { 443 } else { 80 }) })
+    }
+}
+
+/// One request and its answer, judged by the step's status; where the step follows redirects one is handed back as it is, without its body.
+pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri: &Uri, draft: &mut Draft, step: Option<Step<'_>>) -> Result<Answer, Failure> {
+    let way = Way::of(uri)?;
+    let proxy = shared.check.proxy.as_ref();
+    let to_proxy = !way.secure && proxy.is_some_and(|p| p.url.starts_with("http://"));
+    if let Some(proxy) = proxy.filter(|p| to_proxy && !p.username.is_empty()) {
+        draft.proxy_authorization = Some(basic(&proxy.username, &attempt.secret(&proxy.password_secret_ref).await?)?);
+    }
+    let exchange = Exchange { shared, uri, draft, step, to_proxy };
+    if !shared.check.reuse {
+        let wire = open(attempt, shared, &way).await?;
+        return exchange.fresh(attempt, wire).await;
+    }
+    let key = key(attempt, shared, &way);
+    if let Some(kept) = attempt.context.pool.take(&key) {
+        attempt.peer.clone_from(&kept.peer);
+        attempt.fact("http.connection.reused", "true");
+        attempt.phases.next("request");
+        match exchange.over(attempt, kept.sender).await {
+            // The server closed it before it saw the request: that is no failure of the target's.
+            Err(Error::Unsent) => {}
+            other => return exchange.keep(attempt, key, kept._driver, other),
+        }
+    }
+    attempt.fact("http.connection.reused", "false");
+    let wire = open(attempt, shared, &way).await?;
+    attempt.phases.next("request");
+    let (sender, driver) = exchange.spawned(wire).await?;
+    let done = exchange.over(attempt, sender).await;
+    exchange.keep(attempt, key, driver, done)
+}
+
+/// Why there is no answer.
+enum Error {
+    /// The connection was gone before the request was on its way.
+    Unsent,
+    Failed(Failure),
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Error {
+        Error::Failed(failure)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::Unsent => Failure::new(Reason::ConnectionClosed, "the server closed the connection before the request was sent"),
+            Error::Failed(failure) => failure,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Exchange<'x> {
+    shared: Shared<'x>,
+    uri: &'x Uri,
+    draft: &'x Draft,
+    step: Option<Step<'x>>,
+    /// The proxy is asked for the whole URL, because nothing is tunnelled.
+    to_proxy: bool,
+}
+
+impl Exchange<'_> {
+    /// Over a connection that ends with the request. No task for HTTP/1.1: the connection lives as long as the work.
+    async fn fresh(self, attempt: &mut Attempt<'_>, (wire, h2): (Wire, bool)) -> Result<Answer, Failure> {
+        attempt.phases.next("request");
+        if h2 {
+            let (sender, _driver) = self.spawned((wire, h2)).await?;
+            return Ok(self.over(attempt, sender).await?.0);
+        }
+        let (sender, connection) = h1().handshake(TokioIo::new(wire)).await.map_err(|e| failure(&e))?;
+        let work = self.over(attempt, Sender::H1(sender));
+        tokio::pin!(work);
+        tokio::pin!(connection);
+        let (done, ended) = tokio::select! {
+            done = &mut work => (done, None),
+            ended = &mut connection => ((&mut work).await, Some(ended)),
+        };
+        match (done, ended) {
+            // Why the connection ended tells more: a server that wants a client certificate says so before it reads a request (TLS 1.3).
+            (Err(Error::Unsent), Some(Err(e))) => Err(failure(&e)),
+            (Err(Error::Unsent), None) => match connection.now_or_never() {
+                Some(Err(e)) => Err(failure(&e)),
+                _ => Err(Error::Unsent.into()),
+            },
+            (done, _) => Ok(done?.0),
+        }
+    }
+
+    async fn spawned(self, (wire, h2): (Wire, bool)) -> Result<(Sender, AbortOnDropHandle<()>), Failure> {
+        let io = TokioIo::new(wire);
+        if h2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.max_header_list_size(HEAD_BYTES_MAX as u32);
+            let (sender, connection) = builder.handshake(io).await.map_err(|e| failure(&e))?;
+            let driver = tokio::spawn(async move { drop(connection.await) });
+            return Ok((Sender::H2(sender), AbortOnDropHandle::new(driver)));
+        }
+        let (sender, connection) = h1().handshake(io).await.map_err(|e| failure(&e))?;
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        Ok((Sender::H1(sender), AbortOnDropHandle::new(driver)))
+    }
+
+    /// The answer, and the sender when its connection can be used again.
+    async fn over(self, attempt: &mut Attempt<'_>, mut sender: Sender) -> Result<(Answer, Option<Sender>), Error> {
+        let check = self.shared.check;
+        let request = self.draft.request(self.uri, sender.version(), self.to_proxy, check.reuse)?;
+        let response = match sender.send(attempt, request).await {
+            Ok(response) => response,
+            Err(e) if e.is_canceled() => return Err(Error::Unsent),
+            Err(e) => return Err(failure(&e).into()),
+        };
+        attempt.phases.next("transfer");
+        let (parts, incoming) = response.into_parts();
+        attempt.fact("http.response.status_code", parts.status.as_str());
+        attempt.fact("network.protocol.version", assert::version_word(parts.version));
+        let mut answer = Answer { status: parts.status, version: parts.version, headers: parts.headers, body: Bytes::new() };
+        let follows = self.step.is_some_and(|s| s.follow_redirects > 0);
+        if follows && parts.status.is_redirection() && answer.headers.contains_key(http::header::LOCATION) {
+            return Ok((answer, None));
+        }
+        if parts.status == StatusCode::UNAUTHORIZED {
+            oauth::forget(attempt, self.step.and_then(|s| s.auth));
+        }
+        if let Some(expect) = self.step.and_then(|s| s.expect) {
+            assert::status(expect, parts.status.as_u16())?;
+        }
+        answer.body = body::read(attempt, check, &answer.headers, incoming).await?;
+        Ok((answer, Some(sender)))
+    }
+
+    fn keep(
+        self,
+        attempt: &mut Attempt<'_>,
+        key: Vec<u8>,
+        driver: AbortOnDropHandle<()>,
+        done: Result<(Answer, Option<Sender>), Error>,
+    ) -> Result<Answer, Failure> {
+        let (answer, sender) = done?;
+        if let Some(sender) = sender.filter(|s| !s.closed()) {
+            attempt.context.pool.put(key, Kept { sender, _driver: driver, peer: attempt.peer.clone(), since: Instant::now() });
+        }
+        Ok(answer)
+    }
+}
+
+fn h1() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(HEAD_BYTES_MAX);
+    builder
+}
+
+/// A connection to the target, and whether HTTP/2 is spoken on it.
+async fn open(attempt: &mut Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> Result<(Wire, bool), Failure> {
+    let stream = match &shared.check.proxy {
+        Some(proxy) => proxy::connect(attempt, proxy, way.host, way.port, way.secure).await?,
+        None => {
+            let addresses = attempt.resolve(way.host).await?;
+            attempt.connect(&addresses, way.port).await?
+        }
+    };
+    let version = shared.check.version();
+    if !way.secure {
+        return Ok((Wire::Plain(stream), version == HttpVersion::HttpVersion2));
+    }
+    let alpn: &[&[u8]] = match version {
+        HttpVersion::HttpVersion11 => &[b"http/1.1"],
+        HttpVersion::HttpVersion2 => &[b"h2"],
+        _ => &[b"h2", b"http/1.1"],
+    };
+    let stream = attempt.tls(stream, way.host, shared.tls, alpn).await?;
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    if version == HttpVersion::HttpVersion2 && !h2 {
+        return Err(Failure::new(Reason::VersionMismatch, "the server does not offer HTTP/2 (ALPN)"));
+    }
+    Ok((Wire::Tls(Box::new(stream)), h2))
+}
+
+/// Everything that makes a connection what it is.
+fn key(attempt: &Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> Vec<u8> {
+    let mut key = format!("{} {}:{} {} {}", way.secure, way.host, way.port, shared.check.version, attempt.family as i32).into_bytes();
+    for part in [shared.tls.encode_length_delimited_to_vec(), attempt.net.encode_length_delimited_to_vec()] {
+        key.extend(part);
+    }
+    key.extend(shared.check.proxy.iter().flat_map(Message::encode_length_delimited_to_vec));
+    key
+}
+
+/// hyper's error by its cause.
+pub(super) fn failure(error: &hyper::Error) -> Failure {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut text = error.to_string();
+    while let Some(e) = cause {
+        if let Some(io) = e.downcast_ref::<std::io::Error>() {
+            // A server that wants a client certificate says so only after its handshake (TLS 1.3).
+            if io.get_ref().is_some_and(|e| e.is::<rustls::Error>()) {
+                return Failure::new(Reason::TlsHandshake, io.to_string());
+            }
+            return Failure::new(io_reason(io, Reason::ProtocolError), io.to_string());
+        }
+        text = e.to_string();
+        cause = e.source();
+    }
+    if error.is_parse_too_large() {
+        return Failure::new(Reason::HeadersTooLarge, format!("the answer's head has more than {HEAD_BYTES_MAX} bytes or 100 headers"));
+    }
+    let closed = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+    Failure::new(if closed { Reason::ConnectionClosed } else { Reason::ProtocolError }, text)
+}

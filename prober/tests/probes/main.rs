@@ -1,0 +1,9 @@
+//! Probes as somebody writes them, each option against a real server on loopback.
+
+mod bad_targets;
+#[path = "../common/mod.rs"]
+mod common;
+mod frame;
+mod http;
+mod tcp;
+mod tls;

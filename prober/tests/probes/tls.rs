@@ -1,0 +1,213 @@
+//! TLS: what is verified, what is asked for beyond, what is told; the certificate watch.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::common::tls::{Authority, Identity, acceptor};
+use super::common::*;
+use probity_prober::policy::AddressPolicy;
+use probity_proto::v1::Reason;
+use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use tokio::io::AsyncWriteExt;
+use tokio_rustls::TlsAcceptor;
+
+/// A server that shakes hands, answers one HTTP request, and closes.
+async fn https(acceptor: TlsAcceptor) -> SocketAddr {
+    serve(move |stream, _| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            read_request(&mut stream).await;
+            let _ = stream.write_all(ok("secure").as_bytes()).await;
+            let _ = stream.shutdown().await;
+        }
+    })
+    .await
+}
+
+/// A certificate watch of a server that is `shop.test`.
+fn watch(address: SocketAddr, ca: &str, more: &str) -> String {
+    let ca = if ca.is_empty() { String::new() } else { format!("  ca: |\n    {}\n", ca.trim_end().replace('\n', "\n    ")) };
+    format!("target: shop.test:{}\nhosts: {{shop.test: 127.0.0.1}}\ntimeout: 5s\ntls:\n  minDays: 1\n{ca}{}", address.port(), indent(more))
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|l| format!("  {l}\n")).collect()
+}
+
+#[tokio::test]
+async fn trust_names_and_validity() {
+    let authority = Authority::new();
+    let ca = authority.pem();
+    let good = https(authority.acceptor("shop.test", &[])).await;
+    let result = probe(&watch(good, &ca, "")).await;
+    assert_reason(&result, Reason::Good);
+    assert_eq!(phase_names(&result.phases), ["resolve", "connect", "tls"]);
+    for (name, value) in [
+        ("tls.server.subject", "CN=shop.test"),
+        ("tls.server.issuer", "CN=test authority"),
+        ("tls.server.names", "shop.test"),
+        ("tls.server.chain", "CN=shop.test < CN=test authority"),
+        ("tls.protocol.version", "1.3"),
+        ("tls.server.ocsp", "none"),
+    ] {
+        assert_eq!(fact(&result, name), value, "{name}");
+    }
+    let untrusted = probe(&watch(good, "", "")).await;
+    assert_reason(&untrusted, Reason::TlsUntrusted);
+    assert_eq!(fact(&untrusted, "tls.server.subject"), "CN=shop.test", "told even when it is not trusted");
+    let other = https(authority.acceptor("other.test", &[])).await;
+    assert_reason(&probe(&watch(other, &ca, "")).await, Reason::TlsNameMismatch);
+    assert_reason(&probe(&watch(other, &ca, "serverName: other.test")).await, Reason::Good);
+    let day = |year| move |p: &mut rcgen::CertificateParams| p.not_after = rcgen::date_time_ymd(year, 1, 1);
+    let expired = https(acceptor(authority.issue_with("shop.test", day(2020)), &[])).await;
+    assert_reason(&probe(&watch(expired, &ca, "")).await, Reason::TlsExpired);
+    let loud = probe(&watch(expired, &ca, "skipVerify: true\nminDays: 0").replace("  minDays: 1\n", "")).await;
+    assert!(fact(&loud, "tls.verification").starts_with("skipped: invalid peer certificate: certificate expired"), "{loud:?}");
+}
+
+#[tokio::test]
+async fn days_left() {
+    let authority = Authority::new();
+    let soon = |days: u64| {
+        move |p: &mut rcgen::CertificateParams| {
+            p.not_after = (std::time::SystemTime::now() + std::time::Duration::from_secs(86_400 * days + 3_600)).into();
+        }
+    };
+    let server = https(acceptor(authority.issue_with("shop.test", soon(10)), &[])).await;
+    let at = |days: u32| watch(server, &authority.pem(), "").replace("minDays: 1", &format!("minDays: {days}"));
+    let good = probe(&at(10)).await;
+    assert_reason(&good, Reason::Good);
+    assert_eq!(fact(&good, "tls.server.days_left"), "10");
+    let result = probe(&at(11)).await;
+    assert_reason(&result, Reason::TlsExpiresSoon);
+    assert!(result.message.starts_with("a certificate of the chain expires in 10d") && result.message.ends_with("want at least 11d"), "{}", result.message);
+    // A watch that says nothing wants 14 days.
+    assert_reason(&probe(&at(11).replace("  minDays: 11\n", "")).await, Reason::TlsExpiresSoon);
+}
+
+#[tokio::test]
+async fn pins() {
+    let authority = Authority::new();
+    let server = https(authority.acceptor("shop.test", &[])).await;
+    let pin = fact(&probe(&watch(server, &authority.pem(), "")).await, "tls.server.spki_sha256").to_owned();
+    assert_reason(&probe(&watch(server, &authority.pem(), &format!("pins: [sha256/{pin}]"))).await, Reason::Good);
+    let result = probe(&watch(server, &authority.pem(), "pins: ['47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=']")).await;
+    assert_reason(&result, Reason::TlsPinMismatch);
+    assert!(result.message.contains(&pin), "{}", result.message);
+}
+
+#[tokio::test]
+async fn versions() {
+    let authority = Authority::new();
+    let only = |version: &'static rustls::SupportedProtocolVersion| {
+        let Identity { chain, key, .. } = authority.issue("shop.test");
+        let config = ServerConfig::builder_with_protocol_versions(&[version]).with_no_client_auth().with_single_cert(chain, key);
+        TlsAcceptor::from(Arc::new(config.expect("a configuration")))
+    };
+    let old = https(only(&rustls::version::TLS12)).await;
+    let new = https(only(&rustls::version::TLS13)).await;
+    let ca = authority.pem();
+    let result = probe(&watch(old, &ca, "")).await;
+    assert_reason(&result, Reason::Good);
+    assert_eq!(fact(&result, "tls.protocol.version"), "1.2");
+    assert_reason(&probe(&watch(old, &ca, "minVersion: '1.3'")).await, Reason::TlsHandshake);
+    assert_reason(&probe(&watch(new, &ca, "maxVersion: '1.2'")).await, Reason::TlsHandshake);
+    assert_reason(&probe(&watch(new, &ca, "minVersion: '1.3'")).await, Reason::Good);
+}
+
+#[tokio::test]
+async fn client_certificates() {
+    let authority = Authority::new();
+    let secrets = tempfile::tempdir().expect("a directory");
+    let client = authority.issue("prober.test");
+    let (chain, key) = client.pem.split_at(client.pem.find("-----BEGIN PRIVATE KEY").expect("a key"));
+    for (name, content) in [("whole", client.pem.as_str()), ("chain", chain), ("key", key), ("broken", "nothing")] {
+        std::fs::write(secrets.path().join(name), content).expect("a file");
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    let der: Vec<CertificateDer<'static>> = client.chain.clone();
+    roots.add(der[1].clone()).expect("an authority");
+    let Identity { chain, key, .. } = authority.issue("shop.test");
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("a verifier");
+    let config = ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(chain, key).expect("a configuration");
+    let server = https(TlsAcceptor::from(Arc::new(config))).await;
+    let context = context_with(AddressPolicy::Anywhere, Some(secrets.path().to_owned()));
+    let spec = |more: &str| {
+        let watch = watch(server, &authority.pem(), more).replace("  minDays: 1\n", "");
+        let (head, options) = watch.split_once("tls:\n").expect("its options");
+        format!("{}http:\n  url: https://shop.test:{}/\n  tls:\n{}", head.replace("target: ", "# "), server.port(), indent(options))
+    };
+    assert_reason(&probe_in(&context, &spec("clientCertificate: {secretRef: whole}")).await, Reason::Good);
+    assert_reason(&probe_in(&context, &spec("clientCertificate: {secretRef: chain}\nclientKey: {secretRef: key}")).await, Reason::Good);
+    assert_reason(&probe_in(&context, &spec("")).await, Reason::TlsHandshake);
+    for secret in ["broken", "chain", "nosuch"] {
+        let result = probe_in(&context, &spec(&format!("clientCertificate: {{secretRef: {secret}}}"))).await;
+        assert_eq!(result.reason, Reason::SecretMissing, "{result:?}");
+        assert!(!result.message.contains("nothing"), "{}", result.message);
+    }
+}
+
+/// DER of an element.
+fn der(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
+    let content = parts.concat();
+    assert!(content.len() < 0x80, "short forms are enough here");
+    [vec![tag, content.len() as u8], content].concat()
+}
+
+/// An OCSP response (RFC 6960) of that status, without a signature.
+fn ocsp(status: Vec<u8>) -> Vec<u8> {
+    let time = || der(0x18, &[b"20260101000000Z".to_vec()]);
+    let single = der(0x30, &[der(0x30, &[]), status, time()]);
+    let data = der(0x30, &[der(0xa2, &[]), time(), der(0x30, &[single])]);
+    let oid = der(0x06, &[vec![0x2b, 6, 1, 5, 5, 7, 48, 1, 1]]);
+    der(0x30, &[der(0x0a, &[vec![0]]), der(0xa0, &[der(0x30, &[oid, der(0x04, &[der(0x30, &[data])])])])])
+}
+
+#[tokio::test]
+async fn stapled_status() {
+    let authority = Authority::new();
+    let stapling = |response: Vec<u8>| {
+        let Identity { chain, key, .. } = authority.issue("shop.test");
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(chain, key, response);
+        TlsAcceptor::from(Arc::new(config.expect("a configuration")))
+    };
+    let ca = authority.pem();
+    let revoked = ocsp(der(0xa1, &[der(0x18, &[b"20260101000000Z".to_vec()])]));
+    for (response, word, plain, required) in [
+        (ocsp(der(0x80, &[])), "good", Reason::Good, Reason::Good),
+        (revoked, "revoked", Reason::TlsRevoked, Reason::TlsRevoked),
+        (b"no response".to_vec(), "unknown", Reason::Good, Reason::TlsNotStapled),
+        (Vec::new(), "none", Reason::Good, Reason::TlsNotStapled),
+    ] {
+        let server = https(stapling(response)).await;
+        let result = probe(&watch(server, &ca, "")).await;
+        assert_reason(&result, plain);
+        assert_eq!(fact(&result, "tls.server.ocsp"), word);
+        assert_reason(&probe(&watch(server, &ca, "requireStaple: true")).await, required);
+    }
+}
+
+#[tokio::test]
+async fn many_handshakes_at_once_do_not_mix_up_what_they_see() {
+    let authority = Authority::new();
+    let context = context();
+    let mut specs = Vec::new();
+    for i in 0..8 {
+        let name = format!("s{i}.test");
+        let server = https(authority.acceptor(&name, &[])).await;
+        // One configuration for all: only the name differs, and that is no part of it here.
+        specs.push((name.clone(), watch(server, &authority.pem(), "").replace("shop.test", &name)));
+    }
+    let runs = (0..40).map(|i| {
+        let (name, spec) = &specs[i % specs.len()];
+        let context = &context;
+        async move { (name, probe_in(context, spec).await) }
+    });
+    for (name, result) in futures_util::future::join_all(runs).await {
+        assert_reason(&result, Reason::Good);
+        assert_eq!(fact(&result, "tls.server.subject"), format!("CN={name}"));
+    }
+}
