@@ -150,7 +150,8 @@ impl World {
         let Some(current) = &mut client.current else { return };
         current.attempt += 1;
         if current.attempt > ATTEMPTS {
-            let unknown = current.maybe;
+            // Nothing can begin before the group is initialised: that is tried for ever.
+            let unknown = current.maybe || matches!(current.ask, Ask::Init(_));
             return self.finish(c, if unknown { None } else { Some(Answer::Refused) });
         }
         let (op, attempt, m) = (current.op, current.attempt, client.target % members);
