@@ -242,5 +242,5 @@ fn udp_grpc_and_websockets() {
         &["2:24: spec.websocket.dialogue[0]: one step is wanted (one of send, sendBinary, sendHex, expect, ping: true)"],
     );
     check("target: ws://h\nwebsocket: {subprotocols: ['a b']}", &[r#"2:28: spec.websocket.subprotocols[0]: "a b" is no subprotocol"#]);
-    check("target: h\nudp: {}\ngrpc: {}", &["3:7: spec.grpc: a probe has one kind (keep one of http, tcp, dns, icmp, udp, grpc, websocket)"]);
+    check("target: h\nudp: {}\ngrpc: {}", &["3:7: spec.grpc: a probe has one kind (keep one of http, tcp, dns, icmp, tls, udp, grpc, websocket)"]);
 }
