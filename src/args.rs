@@ -433,7 +433,7 @@ pub(crate) struct CaTokenArgs {
     /// A coordinator, as name=host[,host...]: the names and addresses it is dialled by
     #[arg(long, value_name = "NAME=HOSTS", group = "who")]
     pub(crate) coordinator: Option<String>,
-    /// A person or program, as name=role[:namespace][,...]; roles: viewer, operator, chaos, admin
+    /// A person or program, as name=role or name=role:namespace, several with commas; roles: viewer, operator, chaos, admin
     #[arg(long, value_name = "NAME=ROLES", group = "who")]
     pub(crate) client: Option<String>,
     /// Who reads over HTTP with the token itself, as name[=viewer:namespace,...]
@@ -538,7 +538,7 @@ pub(crate) struct CaInitArgs {
     /// A person who may run game days
     #[arg(long, value_name = "NAME")]
     pub(crate) chaos: Vec<String>,
-    /// A person or program with several roles, or in some namespaces, as name=role[:namespace][,...]
+    /// A person or program with several roles, or in some namespaces, as name=role or name=role:namespace, with commas
     #[arg(long, value_name = "NAME=ROLES")]
     pub(crate) client: Vec<String>,
     /// A domain or address that coordinators may issue servers' certificates for; may be given again; without it any
