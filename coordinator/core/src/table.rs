@@ -25,7 +25,7 @@ pub fn pair_key(a: &str, b: &str) -> String {
     format!("{a}\u{1f}{b}")
 }
 
-/// What changed in a row since the last [`Table::drain`]: the new value, or none where it was removed.
+/// What changed in a row since the last [`State::take_changes`](crate::State::take_changes): the new value, or none where it was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// [`Record::TABLE`].
