@@ -351,12 +351,13 @@ fn the_http_side_reads_for_whom_it_knows() {
     // A page of somebody else that made its name resolve to us.
     assert_eq!(cluster.http("/api/v1/status", &["-H", "host: evil.example", "-H", &bearer(&all)]).0, 421);
     assert_eq!(cluster.http("/api/v1/status", &["-H", "host: status.example.com", "-H", &bearer(&all)]).0, 200);
-    // Too much of anything.
+    // Too much of anything. An answer that comes before the request has been read may be lost to the reset that follows it: then once more.
     let huge = format!("x-big: {}", "a".repeat(60_000));
-    assert_eq!(cluster.http("/api/v1/status", &["-H", &huge, "-H", &bearer(&all)]).0, 431);
+    let too_large = |args: &[&str]| wait_for("431", || (cluster.http("/api/v1/status", args).0 == 431).then_some(()));
+    too_large(&["-H", &huge, "-H", &bearer(&all)]);
     let many: Vec<String> = (0..100).map(|i| format!("x-{i}: 1")).collect();
     let many: Vec<&str> = many.iter().flat_map(|h| ["-H", h.as_str()]).collect();
-    assert_eq!(cluster.http("/api/v1/status", &many).0, 431);
+    too_large(&many);
 
     // The command line reads with a token too, and no more than reads.
     let ca = cluster.path("bare");
