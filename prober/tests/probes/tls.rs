@@ -142,7 +142,9 @@ async fn client_certificates() {
     };
     assert_reason(&probe_in(&context, &spec("clientCertificate: {secretRef: whole}")).await, Reason::Good);
     assert_reason(&probe_in(&context, &spec("clientCertificate: {secretRef: chain}\nclientKey: {secretRef: key}")).await, Reason::Good);
-    assert_reason(&probe_in(&context, &spec("")).await, Reason::TlsHandshake);
+    // Under TLS 1.3 the server refuses after our side of the handshake: its alert may be overtaken by the end of the connection.
+    let refused = probe_in(&context, &spec("")).await;
+    assert!([Reason::TlsHandshake, Reason::ConnectionClosed, Reason::ConnectionReset].contains(&refused.reason), "{refused:?}");
     for secret in ["broken", "chain", "nosuch"] {
         let result = probe_in(&context, &spec(&format!("clientCertificate: {{secretRef: {secret}}}"))).await;
         assert_eq!(result.reason, Reason::SecretMissing, "{result:?}");
