@@ -52,6 +52,27 @@ impl World {
         holding.unwrap_or_else(|| self.some_prober())
     }
 
+    /// A fault has begun on a prober: its owners may not reach it any more until long after its lease.
+    pub(crate) fn after_a_fault_began(&mut self, p: usize) {
+        if self.phase == Phase::Chaos && self.plan.has(Fault::ProberAlone) && self.nemesis.rng.percent(40) {
+            let long = self.nemesis.rng.between(17_000_000, 40_000_000);
+            self.cut_off(p, long);
+        }
+    }
+
+    fn cut_off(&mut self, p: usize, long: u64) {
+        let prober = Host::Prober(p);
+        let members: Vec<Host> = (0..self.plan.members).map(Host::Member).collect();
+        let links: Vec<(Host, Host)> = members.iter().flat_map(|m| [(*m, prober), (prober, *m)]).collect();
+        links.iter().for_each(|(a, b)| self.net.block(*a, *b));
+        self.counts.add("prober cut off");
+        self.after(long, Event::Undo(Undo::Links(links)));
+        if self.plan.has(Fault::ClockJump) && self.nemesis.rng.percent(50) {
+            self.probers[p].clock.wall_offset_us -= self.nemesis.rng.between(5_000_000, 120_000_000) as i64;
+            self.counts.add("wall clock set");
+        }
+    }
+
     fn for_a_while(&mut self, undo: Undo) {
         let long = self.nemesis.rng.skewed(200_000, 8_000_000);
         self.after(long, Event::Undo(undo));
@@ -90,17 +111,8 @@ impl World {
             }
             Fault::ProberAlone => {
                 let p = self.suspect();
-                let prober = Host::Prober(p);
-                let members: Vec<Host> = (0..self.plan.members).map(Host::Member).collect();
-                self.counts.add("prober cut off");
-                let links: Vec<(Host, Host)> = members.iter().flat_map(|m| [(*m, prober), (prober, *m)]).collect();
-                links.iter().for_each(|(a, b)| self.net.block(*a, *b));
                 let long = self.nemesis.rng.skewed(1_000_000, 40_000_000);
-                self.after(long, Event::Undo(Undo::Links(links)));
-                if self.plan.has(Fault::ClockJump) && self.nemesis.rng.percent(50) {
-                    self.probers[p].clock.wall_offset_us -= self.nemesis.rng.between(5_000_000, 120_000_000) as i64;
-                    self.counts.add("wall clock set");
-                }
+                self.cut_off(p, long);
             }
             Fault::Pause => {
                 let m = self.some_member();

@@ -325,8 +325,12 @@ impl World {
                 }
             }
         }
+        let begun = events.iter().any(|(_, state, _)| *state == FaultState::Active);
         for (id, state, detail) in events {
             self.fault_event(p, &id, state, &detail);
+        }
+        if begun {
+            self.after_a_fault_began(p);
         }
     }
 
