@@ -120,6 +120,11 @@ pub(crate) enum Command {
     /// Names for clusters, in your own file
     #[command(subcommand)]
     Context(ContextCommand),
+    /// Stand in for Prometheus' blackbox_exporter: its blackbox.yml, paths, metrics and flags
+    Blackbox(crate::cmd::blackbox::BlackboxArgs),
+    /// Turn another tool's configuration into resources
+    #[command(subcommand)]
+    Import(ImportCommand),
     /// Print a completion script for a shell
     Completions {
         /// bash, zsh, fish, elvish or powershell
@@ -550,4 +555,10 @@ pub(crate) struct CaInitArgs {
     /// Days that the certificates are valid
     #[arg(long, default_value_t = 365)]
     pub(crate) days: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImportCommand {
+    /// Write a Probe for each module of a blackbox.yml
+    Blackbox(crate::cmd::import::BlackboxImportArgs),
 }

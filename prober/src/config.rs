@@ -48,6 +48,8 @@ pub struct ProberConfig {
     pub address_policy: AddressPolicy,
     /// Where spans and metrics go.
     pub otel: Otel,
+    /// A `blackbox.yml` whose modules are served at `/probe` on the HTTP side; without it there is no such path.
+    pub blackbox: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -71,6 +73,13 @@ struct File {
     proxies: Vec<Proxy>,
     #[serde(default)]
     allow_loopback: bool,
+    blackbox: Option<Blackbox>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Blackbox {
+    config: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]
@@ -182,6 +191,12 @@ impl ProberConfig {
                 found.push(format!("selfCheck.reach: {address:?} is no host:port"));
             }
         }
+        if let Some(file) = &self.blackbox {
+            if self.http.is_none() {
+                found.push("blackbox: nothing serves it without listen.http".to_owned());
+            }
+            found.extend(crate::blackbox::load(file).err().map(|e| format!("blackbox.config: {e}")));
+        }
         found
     }
 }
@@ -212,6 +227,7 @@ impl File {
             proxies: self.proxies.into_iter().map(|p| ProxyConfig { name: p.name, listen: p.listen, upstream: p.upstream }).collect(),
             address_policy: if self.allow_loopback { AddressPolicy::LoopbackToo } else { AddressPolicy::Remote },
             otel: Otel::default(),
+            blackbox: self.blackbox.map(|b| b.config),
         })
     }
 }

@@ -14,6 +14,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::blackbox::{Exporter, Options};
 use crate::config::ProberConfig;
 use crate::faults;
 use crate::health::Health;
@@ -69,6 +70,9 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    /// The blackbox configuration is wrong.
+    #[error("{0}")]
+    Blackbox(String),
 }
 
 /// A run that has ended: (assignment, slot, what it found).
@@ -122,9 +126,15 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         tasks.spawn(selfcheck::run(config.self_check.clone(), doubt.clone(), checks_tx.clone(), stop.clone()));
     }
     let health = Health::default();
+    let context = Arc::new(ProbeContext::new(context));
     if let Some(address) = config.http {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-        tasks.spawn(crate::health::serve(listener, health.clone(), stop.clone()));
+        let blackbox = config.blackbox.clone().map(|file| Exporter::new(Options::new(file), context.clone()));
+        let blackbox = blackbox.transpose().map_err(Error::Blackbox)?.map(Arc::new);
+        if let Some(exporter) = &blackbox {
+            tasks.spawn(crate::blackbox::reload_on_hangup(exporter.clone(), stop.clone()));
+        }
+        tasks.spawn(crate::health::serve(listener, health.clone(), blackbox, stop.clone()));
     }
     let mut driver = Driver {
         config,
@@ -132,7 +142,7 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         clock: Clock::new(0),
         start: Instant::now(),
         start_wall_us,
-        context: Arc::new(ProbeContext::new(context)),
+        context,
         engine,
         outgoing: None,
         welcomed: false,

@@ -15,6 +15,8 @@ use probity_proto::v1::Reason;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::blackbox::Exporter;
+
 /// Upper bounds of the duration buckets, in microseconds: 1 ms to 10 s, the range of a probe's time-out.
 const BUCKETS_US: [u64; 13] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
 /// The same for how late slots start: around the 0.2 ms and 2 ms that a prober with room to spare keeps.
@@ -146,10 +148,15 @@ fn histogram(out: &mut String, name: &str, labels: &str, bounds_us: &[u64], coun
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, health: Health, stop: CancellationToken) {
-    let router = Router::new()
-        .route("/metrics", get(move || async move { ([("content-type", "text/plain; version=0.0.4")], health.text()) }))
+pub(crate) async fn serve(listener: TcpListener, health: Health, blackbox: Option<Arc<Exporter>>, stop: CancellationToken) {
+    let own = blackbox.clone();
+    let text = move || health.text() + &own.map_or(String::new(), |exporter| exporter.own_metrics());
+    let mut router = Router::new()
+        .route("/metrics", get(move || async move { ([("content-type", "text/plain; version=0.0.4")], text()) }))
         .route("/healthz", get(|| async { "ok\n" }));
+    if let Some(exporter) = blackbox {
+        router = router.merge(crate::blackbox::probe_router(exporter));
+    }
     let _ = axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await }).await;
 }
 

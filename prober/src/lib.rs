@@ -1,5 +1,6 @@
 //! The prober: it runs probes on their slots, reports what they found, and holds faults where its owner allows them.
 
+pub mod blackbox;
 mod cache;
 pub mod config;
 mod driver;

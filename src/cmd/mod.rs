@@ -1,6 +1,7 @@
 //! One file per group of subcommands.
 
 mod apply;
+pub(crate) mod blackbox;
 mod ca;
 mod cluster;
 mod context;
@@ -9,6 +10,7 @@ mod describe;
 mod gameday;
 mod get;
 mod halt;
+pub(crate) mod import;
 pub(crate) mod probe;
 mod server;
 mod shop;
@@ -23,7 +25,7 @@ use clap::CommandFactory;
 
 use crate::Outcome;
 use crate::api::Api;
-use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, SloCommand};
+use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, ImportCommand, SloCommand};
 use crate::settings::Settings;
 
 /// Runs the subcommand.
@@ -41,6 +43,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         Command::Ca(CaCommand::Init(args)) => return ca::init(args),
         Command::Ca(CaCommand::Sign(args)) => return ca::sign(args),
         Command::Context(command) => return context::run(command, &global),
+        Command::Blackbox(args) => return blackbox::run(args).await,
+        Command::Import(ImportCommand::Blackbox(args)) => return import::blackbox(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "probity", &mut std::io::stdout());
             return Ok(ExitCode::SUCCESS);
@@ -86,6 +90,8 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         | Command::Explain(_)
         | Command::Ca(CaCommand::Init(_) | CaCommand::Sign(_))
         | Command::Context(_)
+        | Command::Blackbox(_)
+        | Command::Import(_)
         | Command::Completions { .. }
         | Command::Version => unreachable!("answered above"),
     }

@@ -193,6 +193,7 @@ impl System {
             proxies,
             address_policy: AddressPolicy::Anywhere,
             otel: server::otel("probity-prober", &name)?,
+            blackbox: None,
             name,
         })
     }

@@ -3,11 +3,13 @@
 mod assert;
 mod capture;
 mod certificate;
+mod chain;
 mod dns;
 mod grpc;
 mod http;
 mod icmp;
 mod judge;
+mod lines;
 mod net;
 mod patterns;
 mod phases;

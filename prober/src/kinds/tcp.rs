@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::capture::Captures;
 use super::net::Wire;
-use super::{Attempt, Failure, net, starttls};
+use super::{Attempt, Failure, lines, net, starttls};
 
 /// Bytes that are read in search of what is expected.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -22,6 +22,9 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &TcpCheck) -> Result<(
     let mut wire = Wire::Plain(stream);
     if options.is_some() && !later {
         wire = dialogue.secure(attempt, wire).await?;
+    }
+    if !check.lines.is_empty() {
+        return lines::converse(attempt, wire, &check.lines).await;
     }
     let step = |step| TcpStep { step: Some(step) };
     if !check.send.is_empty() {

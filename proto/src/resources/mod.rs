@@ -3,6 +3,7 @@
 //! Every problem of every document is reported at once, with file, line, column, what was wrong and what would be right.
 
 mod alerting;
+pub mod blackbox;
 mod docs;
 mod probe;
 mod read;

@@ -46,6 +46,10 @@ impl<'t> At<'t> {
         (self.node.line, self.node.column)
     }
 
+    pub(super) fn is_sequence(&self) -> bool {
+        matches!(self.node.value, Value::Sequence(_))
+    }
+
     pub(super) fn is_mapping(&self) -> bool {
         matches!(self.node.value, Value::Mapping(_))
     }

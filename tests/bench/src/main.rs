@@ -3,6 +3,7 @@
 //!
 //! `cargo build --release && cargo run --release -p probity-bench -- control`
 
+mod blackbox;
 mod cluster;
 mod control;
 mod etcd;
@@ -48,6 +49,18 @@ enum What {
         #[arg(long, default_value_t = 30)]
         kills: usize,
     },
+    /// Processor time of a probe through /probe, beside Debian's blackbox_exporter where it is installed
+    Blackbox {
+        /// Probes of each round
+        #[arg(long, default_value_t = 5_000)]
+        probes: usize,
+        /// Probes at once
+        #[arg(long, default_value_t = 16)]
+        concurrency: usize,
+        /// Rounds; the median is printed
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+    },
 }
 
 // One thread for the load: the rest of the machine is for what is measured.
@@ -66,6 +79,7 @@ async fn main() -> ExitCode {
     let done = match cli.what {
         What::Control { seconds, clients, rounds } => tokio::task::LocalSet::new().run_until(control::run(&probity, seconds, &clients, rounds)).await,
         What::Failover { kills } => failover::run(&probity, kills).await,
+        What::Blackbox { probes, concurrency, rounds } => blackbox::run(&probity, probes.max(1), concurrency.max(1), rounds.max(1)).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

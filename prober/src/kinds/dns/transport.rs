@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use probity_proto::v1::{DnsCheck, DnsTransport, Reason, TlsOptions};
@@ -134,6 +135,16 @@ impl Attempt<'_> {
     pub(super) fn facts_of(&mut self, answer: &Answer) {
         let metadata = &answer.message.metadata;
         self.fact("dns.response_code", super::judge::rcode(&answer.message));
+        for (name, records) in [
+            ("dns.answer_count", &answer.message.answers),
+            ("dns.authority_count", &answer.message.authorities),
+            ("dns.additional_count", &answer.message.additionals),
+        ] {
+            self.fact(name, records.len().to_string());
+        }
+        if let Some(serial) = answer.message.answers.iter().find_map(|r| if let RData::SOA(soa) = &r.data { Some(soa.serial) } else { None }) {
+            self.fact("dns.soa_serial", serial.to_string());
+        }
         self.fact("dns.flags", super::judge::flags(metadata).join(" "));
         self.fact("dns.bytes", answer.bytes.to_string());
         let mut answers = answer.message.answers.iter().map(text).collect::<Vec<_>>().join(" ");

@@ -134,6 +134,7 @@ impl<'u> Way<'u> {
 /// One request and its answer, judged by the step's status; where the step follows redirects one is handed back as it is, without its body.
 pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri: &Uri, draft: &mut Draft, step: Option<Step<'_>>) -> Result<Answer, Failure> {
     let way = Way::of(uri)?;
+    attempt.fact("url.scheme", if way.secure { "https" } else { "http" });
     let proxy = shared.check.proxy.as_ref();
     let to_proxy = !way.secure && proxy.is_some_and(|p| p.url.starts_with("http://"));
     if let Some(proxy) = proxy.filter(|p| to_proxy && !p.username.is_empty()) {
@@ -249,6 +250,14 @@ impl Exchange<'_> {
         let (parts, incoming) = response.into_parts();
         attempt.fact("http.response.status_code", parts.status.as_str());
         attempt.fact("network.protocol.version", assert::version_word(parts.version));
+        let text = |name| parts.headers.get(name).and_then(|v| v.to_str().ok());
+        if let Some(length) = text(http::header::CONTENT_LENGTH) {
+            attempt.fact("http.response.header.content-length", length);
+        }
+        // As seconds since 1970: what compares them needs numbers.
+        if let Some(at) = text(http::header::LAST_MODIFIED).and_then(|t| jiff::fmt::rfc2822::parse(t).ok()) {
+            attempt.fact("http.response.header.last-modified", at.timestamp().as_second().to_string());
+        }
         let mut answer = Answer { status: parts.status, version: parts.version, headers: parts.headers, body: Bytes::new() };
         let follows = self.step.is_some_and(|s| s.follow_redirects > 0);
         if follows && parts.status.is_redirection() && answer.headers.contains_key(http::header::LOCATION) {

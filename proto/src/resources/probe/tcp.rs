@@ -16,6 +16,7 @@ pub(super) fn tcp(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> TcpCheck {
         expect: f.get("expect").and_then(|at| at.parsed(mistakes, regex)).unwrap_or_default(),
         starttls: tls::starttls(f, mistakes),
         dialogue: f.get("dialogue").map(|at| dialogue(&at, mistakes)).unwrap_or_default(),
+        lines: Vec::new(),
     };
     if !check.dialogue.is_empty() && (f.has("send") || f.has("expect")) {
         mistakes.add(&f.path_of("dialogue"), f.place(), "both a dialogue and send or expect are given", "put them into the dialogue");
