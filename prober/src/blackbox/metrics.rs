@@ -9,8 +9,11 @@ use super::Asked;
 use super::verdict::{Verdict, fact};
 use crate::kinds::RunResult;
 
+/// Name, help, and (labels, value) of each sample.
+type Metric = (&'static str, &'static str, Vec<(String, f64)>);
+
 /// Samples of one run, written in the order of their names as blackbox has it.
-struct Samples(Vec<(&'static str, &'static str, Vec<(String, f64)>)>);
+struct Samples(Vec<Metric>);
 
 impl Samples {
     fn gauge(&mut self, name: &'static str, help: &'static str, value: f64) {
