@@ -274,12 +274,8 @@ impl Driver {
     fn send(&mut self) {
         let Some(outgoing) = self.outgoing.clone().filter(|_| self.welcomed) else { return };
         while let Ok(permit) = outgoing.try_reserve() {
-            let reports = self.session.faults.reports_to_send();
-            if let Some((last, rest)) = reports.split_last() {
-                for report in rest {
-                    let _ = outgoing.try_send(ProberMessage { message: Some(ToCoordinator::Fault(report.clone())) });
-                }
-                permit.send(ProberMessage { message: Some(ToCoordinator::Fault(last.clone())) });
+            if let Some(report) = self.session.faults.next_report() {
+                permit.send(ProberMessage { message: Some(ToCoordinator::Fault(report)) });
                 continue;
             }
             let rows = self.session.rows_to_send();

@@ -16,6 +16,8 @@ pub enum Bug {
     LeaseByWallClock,
     /// Apply walks over a hash map, whose order every process has to itself.
     HashMapOrder,
+    /// A prober does not remember across its restarts which faults it has begun.
+    EndedIdForgotten,
 }
 
 /// All of them, with their names on the command line.
@@ -25,6 +27,7 @@ pub const BUGS: &[(&str, Bug)] = &[
     ("duplicate-row-applied", Bug::DuplicateRowApplied),
     ("lease-by-wall-clock", Bug::LeaseByWallClock),
     ("hash-map-order", Bug::HashMapOrder),
+    ("ended-id-forgotten", Bug::EndedIdForgotten),
 ];
 
 #[cfg(feature = "sim-bugs")]

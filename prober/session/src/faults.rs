@@ -1,8 +1,11 @@
-//! Which faults may live on this host: only wishes of the newest fence, never an ended id again, never past `notAfter`,
+//! Which faults may live on this host: only wishes of the newest fence, never an id a second time, never past `notAfter`,
 //! none under a halt (rules R4, R5). The engine enforces the times by itself; this decides what it is told.
+//!
+//! An id is on the disk before the engine hears of it: whatever happens in between, after a restart it does not begin again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::*;
 
 /// What the engine should do.
@@ -42,8 +45,11 @@ pub struct FaultBook {
     clock_error_us: u64,
     /// Started, not ended: notAfter in cluster time.
     active: BTreeMap<String, i64>,
-    ended: BTreeSet<String>,
-    newly_ended: Vec<String>,
+    /// Begun or ended once: never to begin again.
+    spent: BTreeSet<String>,
+    newly_spent: Vec<String>,
+    /// Spent by an earlier process, of which this one has said nothing yet.
+    of_before: BTreeSet<String>,
     actions: Vec<FaultAction>,
     /// Not acknowledged yet, oldest first.
     reports: Vec<FaultReport>,
@@ -51,13 +57,14 @@ pub struct FaultBook {
 }
 
 impl FaultBook {
-    pub(crate) fn new(fence: u64, ended: Vec<String>) -> FaultBook {
+    pub(crate) fn new(fence: u64, spent: Vec<String>) -> FaultBook {
         FaultBook {
             fence,
             clock_error_us: 0,
             active: BTreeMap::new(),
-            ended: ended.into_iter().collect(),
-            newly_ended: Vec::new(),
+            of_before: spent.iter().cloned().collect(),
+            spent: spent.into_iter().collect(),
+            newly_spent: Vec::new(),
             actions: Vec::new(),
             reports: Vec::new(),
             sent: 0,
@@ -104,14 +111,15 @@ impl FaultBook {
             self.actions.push(FaultAction::End { fault_id, reason: reason.to_owned() });
         }
         for wish in &wishes {
-            let known = self.active.contains_key(&wish.fault_id) || self.ended.contains(&wish.fault_id);
-            if known {
+            if self.spent.contains(&wish.fault_id) {
+                self.own_up(wish, now_us);
                 continue;
             }
             let may = wish.wanted && !halted && wish.fence >= self.fence && wish.not_after_us > now_us;
             match (&wish.spec, may) {
                 (Some(spec), true) => {
                     self.active.insert(wish.fault_id.clone(), wish.not_after_us);
+                    self.spend(&wish.fault_id);
                     let not_after_us = (wish.not_after_us - now_us) as u64;
                     self.actions.push(FaultAction::Start { fault_id: wish.fault_id.clone(), spec: spec.clone(), lease_us, not_after_us });
                 }
@@ -143,15 +151,29 @@ impl FaultBook {
         }
     }
 
+    fn spend(&mut self, fault_id: &str) {
+        if self.spent.insert(fault_id.to_owned()) && !bugs::on(Bug::EndedIdForgotten) {
+            self.newly_spent.push(fault_id.to_owned());
+        }
+    }
+
+    /// A fault that the cluster waits for, that an earlier process had, and of whose end nothing is known here: its report may be lost, or
+    /// it never came to the engine. What the engine finds in its journal it says by itself.
+    fn own_up(&mut self, wish: &FaultWish, now_us: i64) {
+        if self.of_before.remove(&wish.fault_id) {
+            let detail = "this prober was started anew meanwhile: it is over, and how it ended is not known";
+            self.report(&wish.fault_id, FaultState::Unknown, detail.to_owned(), now_us, UndoClass::Unspecified);
+        }
+    }
+
     fn ended_with(&mut self, fault_id: &str, state: FaultState, detail: String, now_us: i64, undo: UndoClass) {
         self.active.remove(fault_id);
-        if self.ended.insert(fault_id.to_owned()) {
-            self.newly_ended.push(fault_id.to_owned());
-        }
+        self.spend(fault_id);
         self.report(fault_id, state, detail, now_us, undo);
     }
 
     fn report(&mut self, fault_id: &str, state: FaultState, detail: String, now_us: i64, undo: UndoClass) {
+        self.of_before.remove(fault_id);
         self.reports.push(FaultReport {
             fault_id: fault_id.to_owned(),
             state: state as i32,
@@ -167,15 +189,16 @@ impl FaultBook {
         std::mem::take(&mut self.actions)
     }
 
-    pub(crate) fn take_newly_ended(&mut self) -> Vec<String> {
-        std::mem::take(&mut self.newly_ended)
+    /// Ids to be remembered on the disk, before any action is handed out.
+    pub(crate) fn take_newly_spent(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.newly_spent)
     }
 
-    /// Reports to send next on the present stream.
-    pub fn reports_to_send(&mut self) -> Vec<FaultReport> {
-        let reports = self.reports[self.sent..].to_vec();
-        self.sent = self.reports.len();
-        reports
+    /// The report to send next on the present stream. Ask only with room for it: it is not handed out again before the next stream.
+    pub fn next_report(&mut self) -> Option<FaultReport> {
+        let report = self.reports.get(self.sent).cloned()?;
+        self.sent += 1;
+        Some(report)
     }
 
     /// A report is committed.

@@ -278,7 +278,7 @@ impl Session {
         }
         self.revision = set.revision;
         self.faults.on_desired(set.faults, set.halted, set.lease_us, now_us);
-        self.store.set_ended(self.faults.take_newly_ended())
+        self.store.set_ended(self.faults.take_newly_spent())
     }
 
     /// Takes up an assignment as it is now; what is to be stored of it, if it is new or changed.
@@ -438,7 +438,7 @@ impl Session {
 
     /// Takes what the fault book wants persisted.
     pub fn save_faults(&mut self) -> Result<(), StoreError> {
-        self.store.set_ended(self.faults.take_newly_ended())
+        self.store.set_ended(self.faults.take_newly_spent())
     }
 
     /// When something is to do next.

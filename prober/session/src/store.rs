@@ -10,7 +10,7 @@ const ASSIGNMENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("assig
 const POSITIONS: TableDefinition<'_, u64, u64> = TableDefinition::new("positions");
 const ENDED: TableDefinition<'_, &str, u64> = TableDefinition::new("ended");
 
-/// Ids of ended faults that are remembered; they are unique for ever, and wishes for old ones do not come back.
+/// Ids of faults that began or ended here and are remembered; they are unique for ever, and wishes for old ones do not come back.
 const ENDED_KEPT: usize = 10_000;
 
 /// The prober's store is broken.

@@ -146,6 +146,50 @@ fn faults_obey_fence_end_and_halt() {
     assert!(session.faults.take_actions().is_empty(), "never past notAfter");
 }
 
+/// A session on a disk that outlives it.
+fn open_on(path: &std::path::Path) -> Session {
+    let config = Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000 };
+    Session::open(redb::Database::create(path).expect("a file"), config, 0).expect("opens")
+}
+
+#[test]
+fn a_fault_that_was_handed_out_never_begins_again_even_after_a_crash_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("p.redb");
+    let wish =
+        FaultWish { fault_id: "f1".to_owned(), spec: Some(FaultSpec::default()), wanted: true, fence: 1, not_after_us: 60 * SECOND, ..FaultWish::default() };
+    let set = DesiredSet { faults: vec![wish], ..desired(Vec::new()) };
+    let mut session = open_on(&path);
+    session.on_desired(set.clone(), SECOND).expect("stored");
+    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::Start { .. }]));
+    // The process ends before the engine has said a word, and the engine's journal is gone.
+    drop(session);
+    let mut session = open_on(&path);
+    session.on_desired(set.clone(), 2 * SECOND).expect("stored");
+    assert!(session.faults.take_actions().is_empty());
+    // Nobody waits for its end in vain, and nobody is told that it was looked at.
+    let report = session.faults.next_report().expect("a report");
+    assert_eq!((report.fault_id.as_str(), report.state()), ("f1", FaultState::Unknown));
+    session.on_desired(set, 3 * SECOND).expect("stored");
+    assert!(session.faults.next_report().is_none(), "once");
+}
+
+#[test]
+fn reports_are_handed_out_one_by_one_so_that_none_is_lost_for_want_of_room() {
+    let mut session = open_at(100 * SECOND);
+    for id in ["a", "b"] {
+        session.faults.on_event(id, FaultState::Undone, String::new(), UndoClass::FdLifetime, 100 * SECOND);
+    }
+    let next = |session: &mut Session| session.faults.next_report().map(|r| r.fault_id);
+    assert_eq!(next(&mut session).as_deref(), Some("a"));
+    // The stream took one, and is full for a while.
+    assert_eq!(next(&mut session).as_deref(), Some("b"));
+    assert_eq!(next(&mut session), None);
+    session.faults.on_ack(&FaultAck { fault_id: "a".to_owned(), state: FaultState::Undone as i32 });
+    session.on_connected();
+    assert_eq!(next(&mut session).as_deref(), Some("b"), "what was not acknowledged goes out again");
+}
+
 #[test]
 fn a_change_adds_to_the_revision_that_is_followed() {
     let mut session = open_at(100 * SECOND);

@@ -244,9 +244,6 @@ impl World {
 
     /// A coordinator is called.
     pub(crate) fn member_call(&mut self, m: usize, call: Call) {
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::Call { m, call });
-        }
         let Some(node) = &self.members[m].node else { return };
         let Call { client, op, ask } = call;
         if let Ask::Read(key) = ask {

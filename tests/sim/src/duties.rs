@@ -25,9 +25,6 @@ impl World {
         if self.members[m].life != life {
             return;
         }
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::Duties { m, life });
-        }
         self.after(LOOK_EVERY_US, Event::Duties { m, life });
         if self.members[m].node.as_ref().is_some_and(|n| n.leading) {
             self.silent(m);
@@ -79,9 +76,6 @@ impl World {
     pub(crate) fn member_delivered(&mut self, m: usize, life: u64, delivery: Delivery) {
         if self.members[m].life != life {
             return;
-        }
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::Delivered { m, life, delivery: Box::new(delivery) });
         }
         let at_us = self.cluster_us(m);
         let Delivery { row, arrives } = delivery;

@@ -110,9 +110,6 @@ impl World {
 
     pub(crate) fn member_hears(&mut self, stream: u64, message: ProberMessage) {
         let Some((m, _)) = self.served(stream) else { return };
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::ToMember { stream, message: Box::new(message) });
-        }
         let mono = self.members[m].clock.mono_us(self.now);
         let now_us = self.cluster_us(m);
         let Some(node) = &mut self.members[m].node else { return };

@@ -79,6 +79,8 @@ pub(crate) struct Member {
     pub(crate) life: u64,
     pub(crate) node: Option<Node>,
     pub(crate) paused_until: u64,
+    /// What it will do when it goes on.
+    pub(crate) held: VecDeque<Event>,
     /// It starts again this soon after its next end.
     restart_us: Option<u64>,
     pub(crate) sync_us: u64,
@@ -86,7 +88,7 @@ pub(crate) struct Member {
 
 impl Member {
     pub(crate) fn new(m: usize, clock: HostClock, sync_us: u64) -> Member {
-        Member { id: member_id(m), disk: Disk::default(), clock, life: 0, node: None, paused_until: 0, restart_us: None, sync_us }
+        Member { id: member_id(m), disk: Disk::default(), clock, life: 0, node: None, paused_until: 0, held: VecDeque::new(), restart_us: None, sync_us }
     }
 }
 
@@ -162,6 +164,7 @@ impl World {
         let member = &mut self.members[m];
         member.life += 1;
         member.paused_until = 0;
+        member.held.clear();
         if power {
             let (lost, torn) = member.disk.cut_power(&mut self.rng.disks);
             self.counts.add_n("unsynced write lost", lost);
@@ -196,11 +199,11 @@ impl World {
 
     /// Plans a step, once something waits for it.
     pub(crate) fn poke(&mut self, m: usize) {
-        let (life, paused) = (self.members[m].life, self.members[m].paused_until);
+        let life = self.members[m].life;
         let Some(node) = &mut self.members[m].node else { return };
         if !node.step_planned {
             node.step_planned = true;
-            let at = node.busy_until.max(paused);
+            let at = node.busy_until;
             self.at(at, Event::Step { m, life });
         }
     }
@@ -217,9 +220,6 @@ impl World {
             return;
         }
         // A process that stood still gets one tick for all that it missed.
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::Tick { m, life });
-        }
         let now_us = self.cluster_us(m);
         let next = self.members[m].clock.true_us(TICK_US);
         let Some(node) = &mut self.members[m].node else { return };
@@ -241,9 +241,6 @@ impl World {
     pub(crate) fn member_step(&mut self, m: usize, life: u64) {
         if self.members[m].life != life {
             return;
-        }
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::Step { m, life });
         }
         let now_us = self.cluster_us(m);
         let member = &mut self.members[m];
@@ -306,9 +303,6 @@ impl World {
     pub(crate) fn member_emit(&mut self, m: usize, life: u64, outputs: Outputs) {
         if self.members[m].life != life {
             return;
-        }
-        if let Some(until) = self.paused(m) {
-            return self.at(until, Event::Emit { m, life, outputs });
         }
         let mono = self.members[m].clock.mono_us(self.now);
         let Some(node) = &mut self.members[m].node else { return };

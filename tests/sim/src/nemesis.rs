@@ -117,8 +117,11 @@ impl World {
             Fault::Pause => {
                 let m = self.some_member();
                 let long = self.nemesis.rng.skewed(50_000, 4_000_000);
-                self.members[m].paused_until = self.now + long;
+                let until = (self.now + long).max(self.members[m].paused_until);
+                self.members[m].paused_until = until;
                 self.counts.add("member paused");
+                // Longer than any election time-out.
+                self.counts.add_n("member paused for longer than an election", u64::from(long > 1_000_000));
             }
             Fault::ClockJump => self.jump_clock(),
             Fault::Drift => {
@@ -241,6 +244,8 @@ impl World {
         for m in 0..self.members.len() {
             self.members[m].sync_us = self.plan.sync_us;
             self.members[m].paused_until = 0;
+            let life = self.members[m].life;
+            self.at(self.now, Event::Resume { m, life });
             self.members[m].disk.clear_trap();
             self.at(self.now, Event::StartMember { m });
             self.poke(m);

@@ -356,7 +356,7 @@ impl World {
         loop {
             let Some(process) = &mut self.probers[p].process else { return };
             let Some(stream) = process.stream.filter(|_| process.welcomed) else { return };
-            let faults = process.session.faults.reports_to_send();
+            let faults: Vec<FaultReport> = std::iter::from_fn(|| process.session.faults.next_report()).collect();
             let rows = process.session.rows_to_send();
             if faults.is_empty() && rows.is_empty() {
                 return;

@@ -24,6 +24,7 @@ use probity_session::RunDone;
 #[derive(Debug)]
 pub(crate) enum Event {
     Tick { m: usize, life: u64 },
+    Resume { m: usize, life: u64 },
     Step { m: usize, life: u64 },
     Emit { m: usize, life: u64, outputs: Outputs },
     Duties { m: usize, life: u64 },
@@ -184,8 +185,35 @@ impl World {
         self.trace.number(whom);
     }
 
-    fn happen(&mut self, event: Event) {
+    /// The member that an event is for, if it happens inside its process.
+    fn inside(&self, event: &Event) -> Option<usize> {
         match event {
+            Event::Tick { m, .. }
+            | Event::Step { m, .. }
+            | Event::Emit { m, .. }
+            | Event::Duties { m, .. }
+            | Event::Expire { m, .. }
+            | Event::Delivered { m, .. }
+            | Event::Peer { m, .. }
+            | Event::Call { m, .. } => Some(*m),
+            Event::ToMember { stream, .. } | Event::MemberLearnsBreak { stream } => self.streams.get(stream).map(|s| s.m),
+            _ => None,
+        }
+    }
+
+    /// A process that stands still does later, and in the same order, what it should have done meanwhile.
+    fn happen(&mut self, event: Event) {
+        if let Some(m) = self.inside(&event).filter(|m| self.paused(*m).is_some() || !self.members[*m].held.is_empty()) {
+            let member = &mut self.members[m];
+            if member.held.is_empty() {
+                let (life, at) = (member.life, member.paused_until);
+                self.at(at, Event::Resume { m, life });
+            }
+            self.members[m].held.push_back(event);
+            return;
+        }
+        match event {
+            Event::Resume { m, life } => self.member_resumes(m, life),
             Event::Tick { m, life } => self.member_tick(m, life),
             Event::Step { m, life } => {
                 self.note(1, m as u64);
@@ -239,6 +267,18 @@ impl World {
             Event::Nemesis => self.nemesis_turn(),
             Event::Undo(undo) => self.undo(undo),
             Event::Progress => self.progress_turn(),
+        }
+    }
+
+    fn member_resumes(&mut self, m: usize, life: u64) {
+        if self.members[m].life != life {
+            return;
+        }
+        if let Some(until) = self.paused(m) {
+            return self.at(until, Event::Resume { m, life });
+        }
+        for event in std::mem::take(&mut self.members[m].held) {
+            self.happen(event);
         }
     }
 

@@ -87,8 +87,14 @@ fn the_same_seed_is_the_same_run() {
 }
 
 /// Each known bug, and within how many seeds it must be found.
-const WITHIN: &[(Bug, u64)] =
-    &[(Bug::VoteNotPersisted, 20), (Bug::AckBeforeCommit, 20), (Bug::DuplicateRowApplied, 20), (Bug::LeaseByWallClock, 120), (Bug::HashMapOrder, 20)];
+const WITHIN: &[(Bug, u64)] = &[
+    (Bug::VoteNotPersisted, 20),
+    (Bug::AckBeforeCommit, 20),
+    (Bug::DuplicateRowApplied, 20),
+    (Bug::LeaseByWallClock, 120),
+    (Bug::HashMapOrder, 20),
+    (Bug::EndedIdForgotten, 60),
+];
 
 #[test]
 fn known_bugs_are_found() {
