@@ -152,7 +152,7 @@ impl Checked {
         if store.identity != (Identity { id, cluster_id: String::new() }) {
             return Err(BackupError::Refused("the store is not empty".to_owned()));
         }
-        store.restore(cluster_id, position, &rows)?;
+        store.restore(cluster_id, position, self.state.hash(), &rows)?;
         Ok(header)
     }
 }

@@ -423,7 +423,7 @@ impl Replica {
         self.ticks_since_flush = 0;
         let changes = self.state.take_changes();
         let store = raft.mut_store();
-        store.flush(&changes, self.applied, keep_from)?;
+        store.flush(&changes, self.state.hash(), self.applied, keep_from)?;
         let truncated_to = keep_from.saturating_sub(1);
         if store.source.as_ref().is_some_and(|s| s.manifest.index < truncated_to) {
             store.source = None;

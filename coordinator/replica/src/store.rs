@@ -1,6 +1,7 @@
 //! Log, votes and state in one redb file; the newest part of the log also in memory.
 //!
-//! Every value carries a crc32c: redb checks its pages on repair, not on reads.
+//! Every value carries a crc32c: redb checks its pages on repair, not on reads. So that nothing vanishes either, with a page of a tree, the
+//! state hash stands beside the index that the rows are of, and each table must hold as many rows as its tree says.
 
 use std::collections::VecDeque;
 
@@ -10,7 +11,7 @@ use probity_proto::v1::*;
 use prost::Message;
 use raft::eraftpb;
 use raft::{GetEntriesContext, RaftState, StorageError};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::convert;
 use crate::snapshot::Source;
@@ -35,16 +36,28 @@ pub enum OpenError {
     #[error("the store cannot be read")]
     Store(#[from] redb::Error),
     /// A value's checksum is wrong.
-    #[error("the store is damaged: {0} has a wrong checksum")]
+    #[error("the store is damaged: {0} has a wrong checksum; delete the data directory, then `probity cluster replace` this member")]
     Checksum(String),
     /// A value is no record of ours.
-    #[error("the store is damaged: {0} cannot be decoded")]
+    #[error("the store is damaged: {0} cannot be decoded; delete the data directory, then `probity cluster replace` this member")]
     Decode(String),
+    /// Rows of the state are missing, or are not those that were written.
+    #[error(
+        "the store is damaged: the rows as of index {index} have state hash {found:016x}, and {written:016x} was written; delete the data directory, then `probity cluster replace` this member"
+    )]
+    StateHash {
+        /// Which index the rows are of.
+        index: u64,
+        /// Of the rows that are there.
+        found: u64,
+        /// Of the rows that were written.
+        written: u64,
+    },
     /// A row of the state cannot be loaded.
     #[error(transparent)]
     State(#[from] probity_core::LoadError),
     /// Pieces do not fit together.
-    #[error("the store is damaged: {0}")]
+    #[error("the store is damaged: {0}; delete the data directory, then `probity cluster replace` this member")]
     Inconsistent(String),
     /// raft does not accept what is stored.
     #[error("raft does not accept the store")]
@@ -100,6 +113,8 @@ pub(crate) struct Store {
     entries: VecDeque<eraftpb::Entry>,
     /// State rows are on the disk as of this index.
     pub(crate) flushed: u64,
+    /// The hash of those rows; a store that was formed and has none of its own yet, or that an older build wrote, says nothing.
+    state_hash: Option<u64>,
     /// What followers pull a snapshot from, while one needs it.
     pub(crate) source: Option<Source>,
     /// raft asked for a snapshot that is not there yet.
@@ -132,6 +147,7 @@ impl Store {
             truncated: (0, 0),
             entries: VecDeque::new(),
             flushed: 0,
+            state_hash: None,
             source: None,
             snapshot_wanted: std::cell::Cell::new(false),
         };
@@ -148,10 +164,9 @@ impl Store {
 
     fn load_meta(&mut self) -> Result<bool, OpenError> {
         let read = self.db.begin_read().map_err(error)?;
-        let meta = match read.open_table(META) {
-            Ok(meta) => meta,
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(false),
-            Err(e) => return Err(OpenError::Store(e.into())),
+        let Some(meta) = existing(read.open_table(META))? else {
+            let rows = existing(read.open_table(LOG))?.is_some() || existing(read.open_table(STATE))?.is_some();
+            return if rows { Err(OpenError::Inconsistent("who this member is has vanished".to_owned())) } else { Ok(false) };
         };
         let get = |key: &str| -> Result<Option<Vec<u8>>, OpenError> {
             match meta.get(key).map_err(error)? {
@@ -159,40 +174,49 @@ impl Store {
                 None => Ok(None),
             }
         };
-        let Some(identity) = get("identity")? else { return Ok(false) };
+        // All of these are written together, first of all.
+        let must = |key: &str| get(key)?.ok_or_else(|| OpenError::Inconsistent(format!("{key} has vanished")));
+        let identity = must("identity")?;
         let member = decode::<MemberRecord>("identity", &identity)?;
         self.identity = Identity { id: member.id, cluster_id: member.name };
-        if let Some(bytes) = get("hard_state")? {
-            let record = decode::<HardStateRecord>("hard_state", &bytes)?;
-            self.hard_state.term = record.term;
-            self.hard_state.vote = record.vote;
-            self.hard_state.commit = record.commit;
-        }
-        if let Some(bytes) = get("conf_state")? {
-            self.conf_state = decode("conf_state", &bytes)?;
-        }
+        let record = decode::<HardStateRecord>("hard_state", &must("hard_state")?)?;
+        self.hard_state.term = record.term;
+        self.hard_state.vote = record.vote;
+        self.hard_state.commit = record.commit;
+        self.conf_state = decode("conf_state", &must("conf_state")?)?;
         let pair = |key: &str| -> Result<(u64, u64), OpenError> {
-            let record = get(key)?.map(|b| decode::<RaftEntry>(key, &b)).transpose()?.unwrap_or_default();
+            let record = decode::<RaftEntry>(key, &must(key)?)?;
             Ok((record.index, record.term))
         };
         self.truncated = pair("truncated")?;
         self.flushed = pair("flushed")?.0;
+        if let Some(bytes) = get("state_hash")? {
+            let bytes = bytes.try_into().map_err(|_| OpenError::Decode("state_hash".to_owned()))?;
+            self.state_hash = Some(u64::from_le_bytes(bytes));
+        }
         Ok(true)
     }
 
     fn load_log(&mut self) -> Result<(), OpenError> {
         let read = self.db.begin_read().map_err(error)?;
-        let Ok(log) = read.open_table(LOG) else { return Ok(()) };
-        for row in log.iter().map_err(error)? {
-            let (index, value) = row.map_err(error)?;
-            let what = || format!("log entry {}", index.value());
-            let record = decode::<RaftEntry>("log entry", unseal(&what, value.value())?)?;
-            let entry = convert::to_entry(record).map_err(|e| OpenError::Inconsistent(e.to_string()))?;
-            let expected = self.truncated.0 + 1 + self.entries.len() as u64;
-            if entry.index != expected {
-                return Err(OpenError::Inconsistent(format!("log entry {expected} is missing")));
+        let mut written = 0;
+        if let Some(log) = existing(read.open_table(LOG))? {
+            written = log.len().map_err(error)?;
+            for row in log.iter().map_err(error)? {
+                let (index, value) = row.map_err(error)?;
+                let what = || format!("log entry {}", index.value());
+                let record = decode::<RaftEntry>("log entry", unseal(&what, value.value())?)?;
+                let entry = convert::to_entry(record).map_err(|e| OpenError::Inconsistent(e.to_string()))?;
+                let expected = self.truncated.0 + 1 + self.entries.len() as u64;
+                if entry.index != expected {
+                    return Err(OpenError::Inconsistent(format!("log entry {expected} is missing")));
+                }
+                self.entries.push_back(entry);
             }
-            self.entries.push_back(entry);
+        }
+        let found = self.entries.len() as u64;
+        if found != written || self.last().0 < self.hard_state.commit.max(self.flushed) {
+            return Err(OpenError::Inconsistent(format!("the log ends at {}, and more was written", self.last().0)));
         }
         if self.flushed < self.truncated.0 {
             return Err(OpenError::Inconsistent(format!("the state is of index {}, the log begins after {}", self.flushed, self.truncated.0)));
@@ -202,14 +226,18 @@ impl Store {
 
     fn load_state(&self, state: &mut State) -> Result<(), OpenError> {
         let read = self.db.begin_read().map_err(error)?;
-        let Ok(rows) = read.open_table(STATE) else { return Ok(()) };
-        for row in rows.iter().map_err(error)? {
-            let (key, value) = row.map_err(error)?;
-            let (table, key) = key.value();
-            let value = unseal(&|| format!("row {key:?} of table {table}"), value.value())?;
-            state.load(table, key, value)?;
+        if let Some(rows) = existing(read.open_table(STATE))? {
+            for row in rows.iter().map_err(error)? {
+                let (key, value) = row.map_err(error)?;
+                let (table, key) = key.value();
+                let value = unseal(&|| format!("row {key:?} of table {table}"), value.value())?;
+                state.load(table, key, value)?;
+            }
         }
-        Ok(())
+        match self.state_hash {
+            Some(written) if written != state.hash() => Err(OpenError::StateHash { index: self.flushed, found: state.hash(), written }),
+            _ => Ok(()),
+        }
     }
 
     fn commit(&self, write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
@@ -291,12 +319,13 @@ impl Store {
     }
 
     /// Becomes the only member of a new group, whose state is `rows` and whose log begins after `position`.
-    pub(crate) fn restore(&mut self, cluster_id: &str, position: (u64, u64), rows: &[Change]) -> Result<(), redb::Error> {
+    pub(crate) fn restore(&mut self, cluster_id: &str, position: (u64, u64), state_hash: u64, rows: &[Change]) -> Result<(), redb::Error> {
         self.identity.cluster_id = cluster_id.to_owned();
         let manifest = SnapshotManifest {
             index: position.0,
             term: position.1,
             conf_state: Some(ConfStateRecord { voters: vec![self.identity.id], ..ConfStateRecord::default() }),
+            state_hash,
             ..SnapshotManifest::default()
         };
         let hard_state = eraftpb::HardState { term: position.1, commit: position.0, ..Default::default() };
@@ -353,7 +382,7 @@ impl Store {
     }
 
     /// Writes the changed rows with the index they are of, and who belongs to the group as of it; drops the log before `keep_from`.
-    pub(crate) fn flush(&mut self, changes: &[Change], applied: u64, keep_from: u64) -> Result<(), redb::Error> {
+    pub(crate) fn flush(&mut self, changes: &[Change], state_hash: u64, applied: u64, keep_from: u64) -> Result<(), redb::Error> {
         let term = self.term_of(applied).unwrap_or(0);
         let cut = keep_from.saturating_sub(1).min(applied);
         let cut_term = self.term_of(cut);
@@ -365,6 +394,7 @@ impl Store {
             Self::put_meta(txn, "hard_state", hard_state.encode_to_vec())?;
             Self::put_meta(txn, "conf_state", conf_state)?;
             Self::put_meta(txn, "flushed", position(applied, term))?;
+            Self::put_meta(txn, "state_hash", state_hash.to_le_bytes().to_vec())?;
             if let (true, Some(cut_term)) = (truncate, cut_term) {
                 let mut log = txn.open_table(LOG).map_err(error)?;
                 for index in begin..=cut {
@@ -375,6 +405,7 @@ impl Store {
             Ok(())
         })?;
         self.flushed = applied;
+        self.state_hash = Some(state_hash);
         if let (true, Some(cut_term)) = (truncate, cut_term) {
             self.entries.drain(..(cut - self.truncated.0) as usize);
             self.truncated = (cut, cut_term);
@@ -393,7 +424,8 @@ impl Store {
             Self::put_meta(txn, "hard_state", record.encode_to_vec())?;
             Self::put_meta(txn, "conf_state", conf.encode_to_vec())?;
             Self::put_meta(txn, "truncated", position(manifest.index, manifest.term))?;
-            Self::put_meta(txn, "flushed", position(manifest.index, manifest.term))
+            Self::put_meta(txn, "flushed", position(manifest.index, manifest.term))?;
+            Self::put_meta(txn, "state_hash", manifest.state_hash.to_le_bytes().to_vec())
         })?;
         self.hard_state.term = record.term;
         self.hard_state.vote = record.vote;
@@ -401,6 +433,7 @@ impl Store {
         self.conf_state = conf;
         self.truncated = (manifest.index, manifest.term);
         self.flushed = manifest.index;
+        self.state_hash = Some(manifest.state_hash);
         self.entries.clear();
         Ok(())
     }
@@ -430,6 +463,15 @@ impl Store {
         }
         let offset = index.checked_sub(self.truncated.0 + 1)?;
         self.entries.get(offset as usize).map(|e| e.term)
+    }
+}
+
+/// A table, if it was ever made; a tree that cannot be read is no absent table.
+fn existing<T>(opened: Result<T, redb::TableError>) -> Result<Option<T>, OpenError> {
+    match opened {
+        Ok(table) => Ok(Some(table)),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(e) => Err(OpenError::Store(e.into())),
     }
 }
 

@@ -115,6 +115,38 @@ fn a_failed_sync_ends_the_member_and_says_why() {
     net.write("without it");
 }
 
+/// Changes a member's file behind its back, while it does not run.
+fn tamper(net: &Net, id: u64, change: impl FnOnce(&redb::WriteTransaction)) {
+    let db = redb::Builder::new().create_with_backend(net.disks[&id].clone()).expect("it opens");
+    let txn = db.begin_write().expect("begun");
+    change(&txn);
+    txn.commit().expect("committed");
+}
+
+#[test]
+fn what_vanished_from_the_store_is_noticed_before_it_votes_again() {
+    const STATE: redb::TableDefinition<'_, (u32, &str), &[u8]> = redb::TableDefinition::new("state");
+    const LOG: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("log");
+    const META: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
+    type Change = fn(&redb::WriteTransaction);
+    let damages: [(&str, Change); 4] = [
+        ("state hash", |txn| drop(txn.open_table(STATE).expect("a table").pop_last().expect("a row"))),
+        ("the log ends", |txn| drop(txn.open_table(LOG).expect("a table").pop_last().expect("an entry"))),
+        ("hard_state has vanished", |txn| drop(txn.open_table(META).expect("a table").remove("hard_state").expect("a row"))),
+        ("has vanished", |txn| assert!(txn.delete_table(META).expect("a table"))),
+    ];
+    for (what, damage) in damages {
+        let mut net = Net::on_media(&[1, 2, 3]);
+        net.fill(60);
+        let follower = (1..=3).find(|id| net.leader() != Some(*id)).expect("a follower");
+        net.members.get_mut(&follower).expect("it runs").flush().expect("written");
+        net.crash(follower);
+        tamper(&net, follower, damage);
+        let refused = net.start(follower).expect_err("it does not start").to_string();
+        assert!(refused.contains(what) && refused.contains("probity cluster replace"), "{what}: {refused}");
+    }
+}
+
 #[test]
 fn followers_give_space_back_one_at_a_time_and_the_leader_when_it_starts_anew() {
     let mut net = Net::empty(Config { compact_bytes_min: 2 << 20, log_entries_max: 20, flush_entries: 10, ..Config::default() });
