@@ -111,6 +111,9 @@ pub(crate) enum Command {
     /// End every fault now, and let none start until the halt is lifted
     #[command(after_help = "Examples:\n  probity halt --reason 'real incident'\n  probity halt lift")]
     Halt(HaltArgs),
+    /// Discovered targets of probes
+    #[command(subcommand)]
+    Targets(TargetsCommand),
     /// Form and look after a cluster
     #[command(subcommand)]
     Cluster(ClusterCommand),
@@ -273,6 +276,21 @@ pub(crate) enum AlertCommand {
     List,
     /// Firings, newest first
     History,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TargetsCommand {
+    /// Take a set of targets that is held because it is more than 30 % smaller than the present one
+    #[command(
+        after_help = "Examples:\n  probity describe probe tills          says what is held, and which targets would go\n  probity targets accept tills -n shop"
+    )]
+    Accept {
+        /// Name of the probe
+        probe: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,7 @@ const SOURCES: [&str; 2] = ["coordinator/src/metrics.rs", "prober/src/health.rs"
 /// Rows of the dashboard: a title, and how the names of its metrics begin. The first that fits has it.
 const ROWS: [(&str, &[&str]); 6] = [
     ("Objectives and alerts", &["probity_slo_", "probity_alert_", "probity_notifications_"]),
-    ("Checks", &["probity_check_", "probity_probe_"]),
+    ("Checks", &["probity_check_", "probity_probe_", "probity_discovery_"]),
     ("The account of runs", &["probity_runs_", "probity_invariant_"]),
     ("Faults", &["probity_fault", "probity_game"]),
     ("Probers", &["probity_prober_"]),
@@ -23,7 +23,7 @@ const ROWS: [(&str, &[&str]); 6] = [
 ];
 
 /// Name, expression, how long, severity, summary.
-const ALERTS: [(&str, &str, &str, &str, &str); 8] = [
+const ALERTS: [(&str, &str, &str, &str, &str); 9] = [
     (
         "ProbityNoLeader",
         "sum(probity_raft_leader) == 0 or absent(probity_raft_leader)",
@@ -49,6 +49,7 @@ const ALERTS: [(&str, &str, &str, &str, &str); 8] = [
     ),
     ("ProbityRunsUnexplained", "probity_runs_unexplained != 0", "5m", "ticket", "The account of runs does not add up: a bug in Probity."),
     ("ProbityInvariantBroken", "probity_invariant_violations > 0", "1m", "ticket", "A rule of Probity's own design is broken: a bug in Probity."),
+    ("ProbityDiscoveryFails", "probity_discovery_failing == 1", "15m", "ticket", "A probe's targets cannot be discovered; the old ones are checked on."),
     (
         "ProbityNotificationsStuck",
         "probity_notifications_waiting > 0",

@@ -32,6 +32,8 @@ pub struct CoordinatorConfig {
     pub tls: Option<TlsFiles>,
     /// Where secrets are.
     pub secrets_dir: Option<PathBuf>,
+    /// Files that probes may discover targets in.
+    pub targets_dir: Option<PathBuf>,
     /// The dead man's switch.
     pub heartbeat: Option<HeartbeatConfig>,
     /// Names that the HTTP side is called by, besides `advertise`'s and addresses.
@@ -40,7 +42,7 @@ pub struct CoordinatorConfig {
     pub openid: Option<OpenIdConfig>,
     /// Form a cluster of one when there is none: for `up`.
     pub auto_init: bool,
-    /// Receivers on this host may be told: for `up`.
+    /// What coordinators call may be on this host: for `up`.
     pub allow_loopback: bool,
     /// How long probers collect steady rows.
     pub flush: Duration,
@@ -71,6 +73,7 @@ struct File {
     initial_members: BTreeMap<String, String>,
     tls: Option<Tls>,
     secrets_dir: Option<PathBuf>,
+    targets_dir: Option<PathBuf>,
     heartbeat: Option<Heartbeat>,
     #[serde(default)]
     http_names: Vec<String>,
@@ -134,6 +137,7 @@ impl CoordinatorConfig {
             initial_members: file.initial_members,
             tls: file.tls.map(|t| TlsFiles::new(t.dir)),
             secrets_dir: file.secrets_dir,
+            targets_dir: file.targets_dir,
             heartbeat,
             http_names: file.http_names,
             openid,

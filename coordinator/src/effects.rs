@@ -16,12 +16,11 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::node::Node;
+use crate::outside::{Policy, cause};
 use crate::view::rfc3339;
 
 /// Deliveries at once.
 const DELIVERIES_MAX: usize = 32;
-/// How long one may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND_US: i64 = 1_000_000;
 /// Alertmanager forgets an alert that is not sent again within its resolve_timeout (5 min by default).
 const RESEND_US: i64 = 60 * SECOND_US;
@@ -44,23 +43,16 @@ struct Delivery {
 pub(crate) struct Effects {
     client: reqwest::Client,
     secrets_dir: Option<PathBuf>,
-    allow_loopback: bool,
+    policy: Policy,
     in_flight: Arc<Mutex<BTreeSet<(String, String, u32)>>>,
     limit: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
 impl Effects {
-    pub(crate) fn new(secrets_dir: Option<PathBuf>, allow_loopback: bool) -> Result<Effects, reqwest::Error> {
-        let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(Effects {
-            client,
-            secrets_dir,
-            allow_loopback,
-            in_flight: Arc::default(),
-            limit: Arc::new(Semaphore::new(DELIVERIES_MAX)),
-            tasks: TaskTracker::new(),
-        })
+    pub(crate) fn new(secrets_dir: Option<PathBuf>, policy: Policy) -> Result<Effects, reqwest::Error> {
+        let client = policy.client(0).build()?;
+        Ok(Effects { client, secrets_dir, policy, in_flight: Arc::default(), limit: Arc::new(Semaphore::new(DELIVERIES_MAX)), tasks: TaskTracker::new() })
     }
 
     /// Starts every delivery that is due and not under way.
@@ -192,7 +184,7 @@ impl Effects {
     /// Posts JSON. An error is (status or 0, what a person is told): never the URL, which may be a secret.
     async fn post(&self, url: &str, body: &Value, content_type: &str, token: Option<&str>) -> Result<u16, (u16, String)> {
         let parsed = reqwest::Url::parse(url).map_err(|_| (0, "the receiver's URL is no URL".to_owned()))?;
-        self.check_address(&parsed).await?;
+        self.policy.check_url(&parsed).map_err(|message| (0, message))?;
         let mut request = self.client.post(parsed).header("content-type", content_type).body(body.to_string());
         if let Some(token) = token {
             request = request.bearer_auth(token);
@@ -201,35 +193,6 @@ impl Effects {
         let status = response.status();
         if status.is_success() { Ok(status.as_u16()) } else { Err((status.as_u16(), format!("the receiver answered {status}"))) }
     }
-
-    /// The address policy for what coordinators call: not this host, unless allowed.
-    async fn check_address(&self, url: &reqwest::Url) -> Result<(), (u16, String)> {
-        if self.allow_loopback {
-            return Ok(());
-        }
-        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-        let port = url.port_or_known_default().unwrap_or(443);
-        let found = tokio::net::lookup_host((host.as_str(), port)).await.map_err(|e| (0, format!("the receiver's host cannot be resolved: {e}")))?;
-        let forbidden = |ip: std::net::IpAddr| match ip.to_canonical() {
-            std::net::IpAddr::V4(v4) => v4.is_loopback() || v4.is_link_local() || v4.is_unspecified(),
-            std::net::IpAddr::V6(v6) => v6.is_loopback() || v6.is_unicast_link_local() || v6.is_unspecified(),
-        };
-        match found.map(|a| a.ip()).find(|ip| forbidden(*ip)) {
-            Some(ip) => Err((0, format!("{ip} is not allowed for receivers (allowLoopback: true in the coordinator's configuration allows it)"))),
-            None => Ok(()),
-        }
-    }
-}
-
-/// The innermost cause.
-fn cause(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut inner = std::error::Error::source(error);
-    while let Some(e) = inner {
-        text = e.to_string();
-        inner = e.source();
-    }
-    text
 }
 
 fn due(state: &State, now: i64) -> Vec<Delivery> {

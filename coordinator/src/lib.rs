@@ -3,6 +3,7 @@
 pub mod backup;
 mod clock;
 pub mod config;
+mod discovery;
 mod disk;
 mod driver;
 mod effects;
@@ -18,6 +19,7 @@ mod metrics;
 pub mod node;
 pub mod openid;
 mod operator;
+mod outside;
 mod peer;
 mod start;
 mod telemetry;

@@ -69,6 +69,7 @@ pub(crate) fn render(state: &State, live: &Live<'_>) -> String {
     out.metric("probity_check_verdict", "gauge", "1 for the verdict of a check.", verdicts);
     let probers = state.probers.iter().map(|p| (format!("prober={}", quoted(&p.name)), f64::from(u8::from(p.alive))));
     out.metric("probity_prober_alive", "gauge", "Whether a prober is heard of.", probers);
+    discoveries(state, &mut out);
     slos(state, &mut out);
     let stuck = state.outbox.iter().filter(|r| r.delivered_revision != r.revision).count();
     out.metric("probity_notifications_waiting", "gauge", "Receivers that do not know the latest state of an episode.", one(stuck as f64));
@@ -79,6 +80,25 @@ pub(crate) fn render(state: &State, live: &Live<'_>) -> String {
         one(state.faults.iter().filter(|f| f.active_at_us != 0 && f.ended_at_us == 0).count() as f64),
     );
     out.0
+}
+
+fn discoveries(state: &State, out: &mut Text) {
+    let each = |value: fn(&DiscoveryRecord) -> f64| {
+        state.discoveries.iter().map(move |d| (format!("namespace={},probe={}", quoted(&d.namespace), quoted(&d.probe)), value(d))).collect::<Vec<_>>()
+    };
+    out.metric("probity_discovery_targets", "gauge", "Discovered targets of a probe that are checked.", each(|d| d.targets.len() as f64));
+    out.metric(
+        "probity_discovery_failing",
+        "gauge",
+        "Whether the newest discovery gave nothing, and the old targets are kept.",
+        each(|d| f64::from(u8::from(d.failing_since_us != 0))),
+    );
+    out.metric(
+        "probity_discovery_held_targets",
+        "gauge",
+        "Targets of a much smaller set that waits for a person; 0: none does.",
+        each(|d| d.held.len() as f64),
+    );
 }
 
 fn slos(state: &State, out: &mut Text) {

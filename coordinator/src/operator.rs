@@ -123,6 +123,11 @@ fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Ch
     }
     let mut problems: Vec<Problem> = Vec::new();
     for resource in parsed {
+        #[cfg(not(feature = "kubernetes"))]
+        if let Some(Spec::Probe(ProbeSpec { discovery: Some(Discovery { source: Some(discovery::Source::Kubernetes(_)), .. }), .. })) = &resource.resource.spec
+        {
+            problems.push(resource.problem("spec.targets.kubernetes", crate::discovery::NO_KUBERNETES, ""));
+        }
         if let Some(Spec::Scenario(spec)) = &resource.resource.spec {
             problems.extend(probity_scenario::validate(spec).into_iter().map(|p| resource.problem(&p.path, p.message, p.hint)));
         }
@@ -400,6 +405,16 @@ impl Operator for OperatorService {
 
     async fn backup(&self, request: Request<BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
         self.back_up(request).await.map(|stream| Response::new(Box::pin(stream) as Self::BackupStream))
+    }
+
+    async fn accept_targets(&self, request: Request<AcceptTargetsRequest>) -> Result<Response<AcceptTargetsReply>, Status> {
+        let admitted = Admitted::of(&request)?;
+        self.must_lead_or_hint().await?;
+        let asked = request.get_ref().clone();
+        admitted.in_namespace(&asked.namespace)?;
+        let op = Op::AcceptTargets(AcceptTargets { namespace: asked.namespace, probe: asked.probe, revision: asked.revision });
+        self.node.propose(Self::command(&admitted, &asked.request_id, op)).await.map_err(status)?;
+        Ok(Response::new(AcceptTargetsReply {}))
     }
 
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Result<Response<TransferLeaderReply>, Status> {

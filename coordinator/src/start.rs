@@ -40,9 +40,10 @@ use crate::listen::{Connections, ServerTls};
 use crate::node::{Leadership, Node, ProposeError, REQUESTS, Shared};
 use crate::openid::OpenId;
 use crate::operator::OperatorService;
+use crate::outside::Policy;
 use crate::peer::{PeerService, Peers, find_members};
 use crate::telemetry::GameDayTraces;
-use crate::{heartbeat, http, leader, listen, membership};
+use crate::{discovery, heartbeat, http, leader, listen, membership};
 
 /// Calls at a time on one connection: a console that watches everything has some tens.
 const STREAMS_MAX: u32 = 256;
@@ -210,7 +211,10 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
             Ok(())
         }
     });
-    let effects = Effects::new(config.secrets_dir.clone(), config.allow_loopback)?;
+    let policy = Policy { allow_loopback: config.allow_loopback };
+    let effects = Effects::new(config.secrets_dir.clone(), policy)?;
+    let sources = discovery::Sources::new(config.secrets_dir.clone(), config.targets_dir.clone(), policy);
+    tasks.spawn(discovery::run(node.clone(), sources, stop.clone()));
     tasks.spawn(leader::run(node.clone(), effects, GameDayTraces::new(config.otel.clone()), stop.clone()));
     if let Some(heartbeat) = config.heartbeat.clone() {
         tasks.spawn(heartbeat::run(node.clone(), heartbeat, config.secrets_dir.clone(), stop.clone()));

@@ -10,6 +10,7 @@ pub mod v1 {
 
 pub mod bugs;
 pub mod check;
+pub mod discovery;
 pub mod lower;
 pub mod reason;
 pub mod resources;

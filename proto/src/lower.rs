@@ -96,6 +96,20 @@ pub fn placement(placement: &Placement, target: &Target) -> Result<Placement, St
     Ok(placement)
 }
 
+/// The target's labels that a probe refers to, or what else is wrong with its references.
+pub fn target_labels(probe: &ProbeSpec) -> Result<Vec<String>, String> {
+    let mut target = Target { key: "key".to_owned(), address: "host.test:1".to_owned(), ..Target::default() };
+    loop {
+        let placed = probe.placement.as_ref().map_or(Ok(()), |p| placement(p, &target).map(drop));
+        let Err(message) = check_spec(probe, &target).map(drop).and(placed) else { return Ok(target.labels.into_keys().collect()) };
+        // Each turn knows one label more.
+        match message.strip_prefix("$(target.labels.").and_then(|m| m.strip_suffix(") refers to nothing")) {
+            Some(name) if !target.labels.contains_key(name) => target.labels.insert(name.to_owned(), "value".to_owned()),
+            _ => return Err(message),
+        };
+    }
+}
+
 fn lookup(target: &Target, name: &str) -> Option<String> {
     match name {
         "target.address" => Some(target.address.clone()),

@@ -244,3 +244,68 @@ fn udp_grpc_and_websockets() {
     check("target: ws://h\nwebsocket: {subprotocols: ['a b']}", &[r#"2:28: spec.websocket.subprotocols[0]: "a b" is no subprotocol"#]);
     check("target: h\nudp: {}\ngrpc: {}", &["3:7: spec.grpc: a probe has one kind (keep one of http, tcp, dns, icmp, tls, udp, grpc, websocket)"]);
 }
+
+#[test]
+fn discoveries() {
+    check("targets: {}\ntcp: {}", &["1:10: spec.targets: it is not said where targets come from (want one of static, httpSD, fileSD, dnsSRV, kubernetes)"]);
+    check(
+        "targets: {static: [], fileSD: {files: [a.json]}}\ntcp: {}",
+        &["1:31: spec.targets.fileSD: targets come from one place (keep one of static, httpSD, fileSD, dnsSRV, kubernetes)"],
+    );
+    check("targets: {httpSD: {url: inventory}}\ntcp: {}", &[r#"1:25: spec.targets.httpSD.url: "inventory" is no URL (want http:// or https:// and a host)"#]);
+    check("targets: {httpSD: {url: 'http://i/', refresh: 1s}}\ntcp: {}", &["1:47: spec.targets.httpSD.refresh: 1s is out of range (want 5s to 1d)"]);
+    check("targets: {httpSD: {url: 'http://i/', auth: {}}}\ntcp: {}", &["1:44: spec.targets.httpSD.auth: want one of bearer and basic"]);
+    check(
+        "targets: {fileSD: {files: [../secrets/a.json, a.txt]}}\ntcp: {}",
+        &[
+            r#"1:28: spec.targets.fileSD.files[0]: "../secrets/a.json" is no name of a file (want one of the coordinators' targetsDir, without a path; * stands for any text)"#,
+            r#"1:47: spec.targets.fileSD.files[1]: "a.txt" ends in neither .json nor .yml nor .yaml"#,
+        ],
+    );
+    check("targets: {fileSD: {files: []}}\ntcp: {}", &["1:27: spec.targets.fileSD.files: 0 are given (want 1 to 100)"]);
+    check(
+        "targets: {dnsSRV: {names: [shop], servers: ['tls://1.1.1.1']}}\ntcp: {}",
+        &[
+            r#"1:28: spec.targets.dnsSRV.names[0]: "shop" is no name of an SRV record (want for example _http._tcp.example.com)"#,
+            r#"1:45: spec.targets.dnsSRV.servers[0]: "tls://1.1.1.1": a discovery asks over udp:// or tcp:// only"#,
+        ],
+    );
+    check("targets: {kubernetes: {role: pod}}\ntcp: {}", &[r#"1:30: spec.targets.kubernetes.role: "pod" is unknown (want service, ingress)"#]);
+    check(
+        "targets: {kubernetes: {role: service, token: {secretRef: k8s}}}\ntcp: {}",
+        &[
+            "1:23: spec.targets.kubernetes: token and ca are those of apiServer, which is not given (leave them out inside the cluster: the service account's are used)",
+        ],
+    );
+    let srv = "dnsSRV: {names: [_a._tcp.test]}";
+    check(
+        &format!("targets: {{{srv}, key: same}}\ntcp: {{}}"),
+        &[r#"1:49: spec.targets.key: "same" would be the same for every target (want for example $(target.address))"#],
+    );
+    check(
+        &format!("targets: {{{srv}, key: $(target.zone)}}\ntcp: {{}}"),
+        &["1:49: spec.targets.key: $(target.zone) refers to nothing (a key is made of $(target.address) and $(target.labels.NAME))"],
+    );
+    check(&format!("targets: {{{srv}, max: 10001}}\ntcp: {{}}"), &[r#"1:49: spec.targets.max: "10001" is out of range (want a whole number from 1 to 10000)"#]);
+    check(&format!("targets: {{{srv}, labels: [a-b]}}\ntcp: {{}}"), &[r#"1:53: spec.targets.labels[0]: "a-b" is no label name (want letters, digits and _)"#]);
+    check(
+        &format!("targets: {{{srv}, labels: [store]}}\ntcp: {{tls: {{serverName: $(target.labels.zone).test}}}}"),
+        &["1:10: spec.targets: $(target.labels.zone) refers to a label that is not kept (kept: store)"],
+    );
+    check(
+        &format!("targets: {{{srv}}}\ntcp: {{tls: {{serverName: $(target.labels.__meta_dns_name)}}}}"),
+        &[
+            "1:10: spec.targets: $(target.labels.__meta_dns_name) refers to a label that is not kept (name it in labels: those that begin with __ are dropped else)",
+        ],
+    );
+    check(
+        &format!("targets: {{{srv}}}\ntcp: {{address: $(target.adress)}}"),
+        &["1:10: spec.targets: $(target.adress) refers to nothing (a target has address, key and labels)"],
+    );
+    check(
+        &format!(
+            "targets: {{{srv}, key: $(target.labels.__meta_dns_srv_record_target)}}\ntcp: {{}}\nplacement: {{selector: {{matchLabels: {{region: $(target.labels.region)}}}}}}"
+        ),
+        &[],
+    );
+}

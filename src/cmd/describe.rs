@@ -82,6 +82,7 @@ fn probe(item: &Value) -> Vec<String> {
             ("runs", account(&status["runs"])),
         ],
     );
+    lines.extend(discovery(&status["discovery"], &cell(item, "metadata.name")));
     for check in status["checks"].as_array().into_iter().flatten() {
         lines.push(String::new());
         lines.push(format!("{}  {}  {} for {}", cell(check, "check"), cell(check, "target"), cell(check, "verdict"), age(check, "since")));
@@ -92,6 +93,37 @@ fn probe(item: &Value) -> Vec<String> {
         }
         lines.extend(table.lines().into_iter().map(|l| format!("  {l}")));
         lines.extend(sample(check));
+    }
+    lines
+}
+
+/// Where its targets come from, when they are discovered.
+pub(super) fn discovery(discovery: &Value, probe: &str) -> Vec<String> {
+    if discovery["pending"] == true {
+        return vec!["targets  discovered: none yet".to_owned()];
+    }
+    if !discovery.is_object() {
+        return Vec::new();
+    }
+    let changed = if discovery["changedAt"].is_null() {
+        "never changed".to_owned()
+    } else {
+        format!("changed {} ago", age(discovery, "changedAt").replace("now", "0 s"))
+    };
+    let mut lines = vec![format!("targets  {} discovered, {changed}", cell(discovery, "targets"))];
+    if let Some(error) = discovery["error"].as_str() {
+        lines.push(format!("  discovery fails for {}, these are kept: {error}", age(discovery, "failingSince")));
+    }
+    if let Some(note) = discovery["note"].as_str() {
+        lines.push(format!("  left out: {note}"));
+    }
+    let held = &discovery["held"];
+    if held.is_object() {
+        let lost: Vec<&str> = held["lostFirst"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let more = held["lost"].as_u64().unwrap_or(0).saturating_sub(lost.len() as u64);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        lines.push(format!("  HELD for {}: {} targets were found, without {}{more}", age(held, "since"), cell(held, "targets"), lost.join(", ")));
+        lines.push(format!("  `probity targets accept {probe}` takes them; else these stay until the set grows back"));
     }
     lines
 }

@@ -72,11 +72,12 @@ fn plan_lines(plan: &Value) -> Vec<String> {
         .collect()
 }
 
-fn ask() -> Result<bool, Fail> {
+/// Asks a person.
+pub(super) fn ask(question: &str) -> Result<bool, Fail> {
     if !std::io::stdin().is_terminal() {
-        return Err(Fail::misuse("standard input is no terminal, so nobody can be asked (--yes runs it without asking)"));
+        return Err(Fail::misuse("standard input is no terminal, so nobody can be asked (--yes does it without asking)"));
     }
-    print!("run it? [y/N] ");
+    print!("{question} [y/N] ");
     let _ = std::io::stdout().flush();
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer).map_err(|e| Fail::misuse(format!("cannot read the answer: {e}")))?;
@@ -89,7 +90,7 @@ pub(super) async fn run(api: &mut Api, args: GameDayRunArgs, format: Format) -> 
     if !quiet {
         print_lines(&plan_lines(&plan));
     }
-    if !args.yes && !ask()? {
+    if !args.yes && !ask("run it?")? {
         return Err(Fail::no("not run"));
     }
     let request = start_request(api, &args, false)?;

@@ -16,6 +16,7 @@ mod server;
 mod shop;
 mod slo;
 mod status;
+mod targets;
 mod up;
 mod watch;
 
@@ -25,7 +26,7 @@ use clap::CommandFactory;
 
 use crate::Outcome;
 use crate::api::Api;
-use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, ImportCommand, SloCommand};
+use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, ImportCommand, SloCommand, TargetsCommand};
 use crate::settings::Settings;
 
 /// Runs the subcommand.
@@ -77,6 +78,7 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
             GameDayCommand::Report { name } => gameday::report(&mut api, &name, format).await,
             GameDayCommand::Abort { name, reason } => gameday::abort(&mut api, &name, reason).await,
         },
+        Command::Targets(TargetsCommand::Accept { probe, yes }) => targets::accept(&mut api, &probe, yes).await,
         Command::Halt(args) => halt::run(&mut api, args, format).await,
         Command::Cluster(command) => cluster::run(&mut api, command, format).await,
         Command::Ca(CaCommand::Token(args)) => ca::token(&mut api, &settings, args, format).await,

@@ -76,6 +76,7 @@ fn coordinator_config(args: &UpArgs, name: &str, http: SocketAddr, grpc: SocketA
         initial_members: Default::default(),
         tls: None,
         secrets_dir: secrets_dir(&args.data_dir),
+        targets_dir: Some(args.data_dir.join("targets")),
         heartbeat: None,
         http_names: Vec::new(),
         openid: None,

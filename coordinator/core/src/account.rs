@@ -76,7 +76,7 @@ pub fn total(state: &State, t: i64) -> AccountView {
     if let Some(closed) = &state.meta().closed {
         view.add_closed(closed);
     }
-    for closed in state.checks.iter().filter_map(|c| c.closed.as_ref()) {
+    for closed in state.checks.iter().filter_map(|c| c.closed.as_ref()).chain(state.retired_checks.iter().filter_map(|c| c.closed.as_ref())) {
         view.add_closed(closed);
     }
     for a in state.assignments.iter() {
@@ -92,11 +92,15 @@ pub fn of_check(state: &State, check: &str, t: i64) -> AccountView {
     view.finish()
 }
 
-/// The account of a probe's present checks, as of `t`.
+/// The account of a probe's checks, as of `t`: present ones, and those whose target is gone for now.
 pub fn of_probe(state: &State, namespace: &str, probe: &str, t: i64) -> AccountView {
     let mut view = AccountView::default();
     for check in checks::of_probe(state, namespace, probe) {
         add_check(state, &check, t, &mut view);
+    }
+    for retired in checks::retired_of(state, namespace, probe) {
+        retired.closed.iter().for_each(|closed| view.add_closed(closed));
+        assign::of_check(state, &retired.check).for_each(|a| view.add(a, t));
     }
     view.finish()
 }
@@ -122,9 +126,10 @@ pub(crate) fn fold_if_done(state: &mut State, id: u64) {
     let Some(a) = assign::remove(state, id) else { return };
     let account =
         Account { planned: assign::last_end_n(&a) - a.first_n, good: a.good, bad: a.bad, missed: a.missed, extra: a.extra, bad_by_reason: a.bad_by_reason };
-    match state.checks.get_mut(&check) {
-        Some(record) => merge(record.closed.get_or_insert_default(), &account),
-        None => fold_closed(state, &account),
+    match (state.checks.get_mut(&check), state.retired_checks.get_mut(&check)) {
+        (Some(record), _) => merge(record.closed.get_or_insert_default(), &account),
+        (None, Some(record)) => merge(record.closed.get_or_insert_default(), &account),
+        (None, None) => fold_closed(state, &account),
     }
 }
 

@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{access, account, audit, desired, events, fleet, gameday, members, requests, resources, rows, sickness, slo};
+use crate::{access, account, audit, desired, discovery, events, fleet, gameday, members, requests, resources, rows, sickness, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -71,6 +71,8 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
         Op::CreateToken(op) => applied.token = Some(Box::new(access::create(state, command, op)?)),
         Op::UseToken(op) => applied.token = Some(Box::new(access::use_token(state, command, op)?)),
         Op::Revoke(op) => applied.name = access::revoke(state, command, op)?.to_owned(),
+        Op::DiscoverTargets(op) => discovery::discovered(state, op)?,
+        Op::AcceptTargets(op) => discovery::accept(state, command, op)?,
         Op::RecordIssue(op) => audit::record(state, command, "renew", &format!("Certificate/{}", op.name), &op.before, &op.after),
     }
     Ok(applied)

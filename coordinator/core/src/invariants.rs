@@ -10,7 +10,7 @@ use probity_proto::v1::*;
 use crate::fleet::RETIRED_SPOOLS_KEPT;
 use crate::index::Index;
 use crate::state::State;
-use crate::{access, account, assign, audit, events, number_key, requests, voice};
+use crate::{access, account, assign, audit, checks, discovery, events, number_key, requests, voice};
 
 /// A broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +108,10 @@ fn bounds(state: &State, found: &mut Found) {
     at_most("answered requests", state.requests.len(), requests::REQUESTS_KEPT);
     at_most("tokens", state.tokens.len(), access::TOKENS_KEPT);
     at_most("revocations", state.revocations.len(), access::REVOCATIONS_KEPT);
+    at_most("checks without their target", state.retired_checks.len(), checks::RETIRED_KEPT);
+    for d in state.discoveries.iter() {
+        at_most("discovered targets", d.targets.len().max(d.held.len()), discovery::TARGETS_MAX);
+    }
     for p in state.probers.iter() {
         at_most("retired spools", p.retired_spools.len(), RETIRED_SPOOLS_KEPT);
     }

@@ -13,6 +13,7 @@ pub mod audit;
 pub mod checks;
 pub mod deadline;
 pub mod desired;
+pub mod discovery;
 pub mod events;
 pub mod fleet;
 pub mod gameday;

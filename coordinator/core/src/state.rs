@@ -115,6 +115,10 @@ state! {
     tokens: TokenRecord = 40, key |r| r.id.clone();
     /// Who may not any more.
     revocations: RevocationRecord = 41, key |r| r.subject.clone();
+    /// What was discovered of a probe's targets.
+    discoveries: DiscoveryRecord = 70, key |r| format!("{}/{}", r.namespace, r.probe);
+    /// Accounts of targets that are gone from their probes.
+    retired_checks: RetiredCheckRecord = 71, key |r| r.check.clone();
 }
 
 /// The key of a resource.

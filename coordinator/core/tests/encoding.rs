@@ -22,7 +22,7 @@ fn stored() -> BTreeMap<&'static str, Reencode> {
     macro_rules! types { ($($name:ident)*) => { BTreeMap::from([$((stringify!($name), reencode::<$name> as Reencode)),*]) } }
     types! {
         MetaRecord MemberRecord Resource ProberRecord CheckRecord VoterRecord AssignmentRecord LedgerRecord AlertRecord EpisodeRecord
-        OutboxRecord GameDayRecord FaultRecord EventRecord AuditRecord RequestRecord TokenRecord RevocationRecord Command CommandResult ReportRow AssignmentSpec
+        OutboxRecord GameDayRecord FaultRecord EventRecord AuditRecord RequestRecord TokenRecord RevocationRecord DiscoveryRecord RetiredCheckRecord Command CommandResult ReportRow AssignmentSpec
         HardStateRecord ConfStateRecord ConfChangeRecord RaftEntry StateRows SnapshotManifest BackupPart
     }
 }

@@ -1,7 +1,7 @@
 //! One function per kind: records to JSON.
 
 use probity_core::verdict::{self, Finding};
-use probity_core::{State, account, assign, checks, pair_key, slo};
+use probity_core::{State, account, assign, checks, discovery, pair_key, slo};
 use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
@@ -162,6 +162,21 @@ fn probe_status(state: &State, live: &Live<'_>, r: &Resource, spec: &ProbeSpec) 
         "lastAt": last.map_or(Value::Null, |(v, _)| time(v.last_at_us)),
         "lastMessage": last.and_then(|(_, d)| d).map_or(Value::Null, |d| text(&d.message)),
         "checks": records.iter().map(|c| check(state, c)).collect::<Vec<_>>(),
+        "discovery": spec.discovery.as_ref().map(|_| discovered(state, r)),
+    })
+}
+
+/// What was discovered: how many are checked, what fails, what is held.
+fn discovered(state: &State, r: &Resource) -> Value {
+    let Some(d) = discovery::of_probe(state, &r.namespace, &r.name) else { return json!({"targets": 0, "pending": true}) };
+    let held = (d.held_since_us != 0).then(|| {
+        let keys: std::collections::BTreeSet<&str> = d.held.iter().map(|t| t.key.as_str()).collect();
+        let lost: Vec<&str> = d.targets.iter().map(|t| t.key.as_str()).filter(|key| !keys.contains(key)).collect();
+        json!({"targets": d.held.len(), "since": time(d.held_since_us), "revision": d.held_revision, "lost": lost.len(), "lostFirst": lost.iter().take(10).collect::<Vec<_>>()})
+    });
+    json!({
+        "targets": d.targets.len(), "changedAt": time(d.changed_at_us), "error": text(&d.error), "failingSince": time(d.failing_since_us),
+        "note": text(&d.note), "held": held,
     })
 }
 

@@ -106,6 +106,16 @@ fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> 
     for prober in state.probers.iter().filter(|p| p.alive && p.sick) {
         found.push(format!("prober {} is sick: {}", prober.name, prober.sick_reason));
     }
+    for d in state.discoveries.iter().filter(|d| scope.sees(&d.namespace)) {
+        let probe = format!("{}/{}", d.namespace, d.probe);
+        if d.failing_since_us != 0 {
+            found.push(format!("discovery of {probe} fails, {} targets are kept: {}", d.targets.len(), d.error));
+        }
+        if d.held_since_us != 0 {
+            let (from, to) = (d.targets.len(), d.held.len());
+            found.push(format!("targets of {probe} would shrink from {from} to {to}: held until `probity targets accept {} -n {}`", d.probe, d.namespace));
+        }
+    }
     for check in state.checks.iter().filter(|c| c.verdict() != Verdict::Down && scope.sees(&c.namespace)) {
         for finding in verdict::findings(state, &check.check) {
             if let Finding::PathBroken { zones, probers } = finding {

@@ -221,6 +221,7 @@ pub const RULES: &[Rule] = &[
     rule("Operator/JoinMember", ADMINISTER, Scope::Cluster),
     rule("Operator/RemoveMember", ADMINISTER, Scope::Cluster),
     rule("Operator/TransferLeader", ADMINISTER, Scope::Cluster),
+    rule("Operator/AcceptTargets", CHANGE, Scope::Namespace),
     rule("Operator/Backup", ADMINISTER, Scope::Cluster),
     rule("Access/Enrol", &[], Scope::Open),
     rule("Access/Renew", &ROLES, Scope::Any),

@@ -17,11 +17,40 @@ use std::fmt;
 pub use docs::{FieldDoc, explain, json_schema};
 pub use probe::{
     FAMILIES, STARTTLS, coding, interface, json_path, pin, proxy_url, rcode_name, record_type_name, record_type_number, regex, resolver_server, status_range,
+    target_problem,
 };
 
 use crate::v1::{Resource, resource::Spec};
 use read::{At, Fields, Mistakes};
 use tree::Node;
+
+/// A YAML value without places: for what no person wrote as a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plain {
+    /// Nothing.
+    Null,
+    /// Text, whatever it looks like.
+    Scalar(String),
+    /// A list.
+    Sequence(Vec<Plain>),
+    /// A mapping, in the order written; no key is there twice.
+    Mapping(Vec<(String, Plain)>),
+}
+
+/// The documents of a YAML (or JSON) text, within the same bounds as resources.
+pub fn plain(text: &str) -> Result<Vec<Plain>, String> {
+    let documents = tree::parse(text).map_err(|broken| format!("no valid YAML or JSON: {}:{}: {}", broken.line, broken.column, broken.message))?;
+    Ok(documents.into_iter().map(plain_node).collect())
+}
+
+fn plain_node(node: Node) -> Plain {
+    match node.value {
+        _ if node.is_null() => Plain::Null,
+        tree::Value::Scalar(text, _) => Plain::Scalar(text),
+        tree::Value::Sequence(items) => Plain::Sequence(items.into_iter().map(plain_node).collect()),
+        tree::Value::Mapping(entries) => Plain::Mapping(entries.into_iter().map(|(key, _, value)| (key, plain_node(value))).collect()),
+    }
+}
 
 /// The API version of Probity's own kinds.
 pub const API_VERSION: &str = "probity/v1";

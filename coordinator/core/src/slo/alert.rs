@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use probity_proto::units;
 use probity_proto::v1::*;
 
 use super::{all, burn, ledger, outbox, policy};
@@ -15,6 +16,9 @@ const OVERDUE_US: i64 = 30 * 1_000_000;
 const PROBER_NAMESPACE: &str = "default";
 const PROBER_PREFIX: &str = "prober:";
 const SICK: &str = "sick";
+/// Likewise of a probe's targets, in the probe's own namespace.
+const TARGETS_PREFIX: &str = "targets:";
+const HELD: &str = "held";
 
 /// A quiet SLO is looked at this often, all at the same moments: overdue slots are noticed, for a tick each only while nothing else happens.
 const QUIET_US: i64 = 10 * 1_000_000;
@@ -216,6 +220,7 @@ fn open_episode(
     let id = format!("{}/{}/{}#{number}", alert.namespace, alert.slo, alert.rule);
     let severity = if alert.severity() == Severity::Page { "page" } else { "ticket" };
     labels.extend([("severity", severity), ("namespace", &alert.namespace)].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    let own = !annotations.contains_key("summary");
     annotations.entry("summary".to_owned()).or_insert_with(|| message.to_owned());
     let episode = EpisodeRecord {
         id: id.clone(),
@@ -228,6 +233,7 @@ fn open_episode(
         fired_at_us: now,
         seen_at_us: now,
         number,
+        summary: if own { message.to_owned() } else { String::new() },
         ..EpisodeRecord::default()
     };
     state.episodes.put(episode.clone());
@@ -241,9 +247,22 @@ fn resolve(state: &mut State, id: &str) {
     let now = state.now();
     let Some(episode) = state.episodes.get_mut(id) else { return };
     episode.resolved_at_us = now;
+    if !episode.summary.is_empty() {
+        let fired_for = units::format_duration(now.saturating_sub(episode.fired_at_us).max(0) as u64 / 1_000_000 * 1_000_000);
+        let summary = format!("{} is over after {fired_for}; when it fired: {}", subject(episode), episode.summary);
+        episode.annotations.insert("summary".to_owned(), summary);
+    }
     let (namespace, alert) = (episode.namespace.clone(), format!("{}/{}", episode.slo, episode.rule));
     outbox::resolve(state, id);
     gameday::on_alert(state, &namespace, &alert, false);
+}
+
+/// What an episode is about, for a sentence.
+fn subject(episode: &EpisodeRecord) -> String {
+    match episode.slo.split_once(':') {
+        Some((_, name)) => format!("{} of {name}", episode.rule),
+        None => format!("{} of SLO {}", episode.rule, episode.slo),
+    }
 }
 
 /// Keeps the newest episodes, and every one that still fires or is still to be told.
@@ -263,22 +282,33 @@ fn trim(state: &mut State) {
 
 /// A prober is sick, and why, or well again. Its alert is of the namespace `default`, and routed like any other by its labels.
 pub(crate) fn prober_alert(state: &mut State, prober: &str, sick: Option<&str>) {
-    let subject = format!("{PROBER_PREFIX}{prober}");
-    let key = format!("{PROBER_NAMESPACE}/{subject}/{SICK}");
-    match (sick, state.alerts.get(&key).cloned()) {
-        (Some(reason), None) => {
+    let message = sick.map(|reason| format!("prober {prober} is sick, its runs do not count: {reason}"));
+    let labels = [("alertname", "ProbityProberSick"), ("prober", prober), ("rule", SICK)];
+    plain_alert(state, PROBER_NAMESPACE, format!("{PROBER_PREFIX}{prober}"), SICK, &labels, message.as_deref());
+}
+
+/// A probe's targets are held, and why, or not any more.
+pub(crate) fn targets_alert(state: &mut State, namespace: &str, probe: &str, held: Option<&str>) {
+    let labels = [("alertname", "ProbityTargetsHeld"), ("probe", probe), ("rule", HELD)];
+    plain_alert(state, namespace, format!("{TARGETS_PREFIX}{probe}"), HELD, &labels, held);
+}
+
+/// A ticket that is of no SLO: it fires with a message, and resolves without one.
+fn plain_alert(state: &mut State, namespace: &str, subject: String, rule: &str, labels: &[(&str, &str)], message: Option<&str>) {
+    let key = format!("{namespace}/{subject}/{rule}");
+    match (message, state.alerts.get(&key).cloned()) {
+        (Some(message), None) => {
             let mut alert = AlertRecord {
-                namespace: PROBER_NAMESPACE.to_owned(),
+                namespace: namespace.to_owned(),
                 slo: subject,
-                rule: SICK.to_owned(),
+                rule: rule.to_owned(),
                 severity: Severity::Ticket as i32,
                 state: AlertState::Firing as i32,
                 since_us: state.now(),
                 ..AlertRecord::default()
             };
-            let labels = [("alertname", "ProbityProberSick"), ("prober", prober), ("rule", SICK)].map(|(k, v)| (k.to_owned(), v.to_owned()));
-            let message = format!("prober {prober} is sick, its runs do not count: {reason}");
-            alert.episode = open_episode(state, &alert, labels.into(), BTreeMap::new(), &message);
+            let labels: BTreeMap<String, String> = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            alert.episode = open_episode(state, &alert, labels, BTreeMap::new(), message);
             state.alerts.put(alert);
         }
         (None, Some(alert)) => {
@@ -297,10 +327,11 @@ pub(crate) fn drop_orphans(state: &mut State) {
         let rules = policy.rules.iter().map(|r| r.name.clone()).chain([policy::NO_DATA.to_owned()]);
         wanted.extend(rules.map(|rule| format!("{}/{}/{rule}", resource.namespace, resource.name)));
     }
-    let of_probers = format!("{PROBER_NAMESPACE}/{PROBER_PREFIX}");
+    // No name of an SLO has a colon.
+    let plain = |key: &str| key.split('/').nth(1).is_some_and(|subject| subject.starts_with(PROBER_PREFIX) || subject.starts_with(TARGETS_PREFIX));
     for key in state.alerts.keys() {
         if !wanted.contains(&key)
-            && !key.starts_with(&of_probers)
+            && !plain(&key)
             && let Some(alert) = state.alerts.remove(&key)
             && !alert.episode.is_empty()
         {

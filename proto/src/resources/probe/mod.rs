@@ -1,6 +1,7 @@
 //! `kind: Probe`: what all kinds share; one file for each kind.
 
 mod assertion;
+mod discovery;
 mod dns;
 mod dns_types;
 mod grpc;
@@ -54,14 +55,14 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     let placement = placement(&mut fields, mistakes);
     let kind = kind(&mut fields, default_target.as_deref(), mistakes);
     let verdict = verdict(&mut fields, &placement, mistakes);
-    let targets = match (default_target, targets_at) {
+    let discovery::Targets { fixed: targets, discovery } = match (default_target, &targets_at) {
         (Some(_), Some(at)) => {
             mistakes.add(&at.path, at.place(), "both target and targets are given", "keep one");
-            Vec::new()
+            discovery::Targets::default()
         }
-        (Some(address), None) => vec![Target { address, ..Target::default() }],
-        (None, Some(at)) => targets(&at, mistakes),
-        (None, None) => vec![Target::default()],
+        (Some(address), None) => discovery::Targets { fixed: vec![Target { address, ..Target::default() }], discovery: None },
+        (None, Some(at)) => discovery::targets(at, mistakes),
+        (None, None) => discovery::Targets { fixed: vec![Target::default()], discovery: None },
     };
     let place = fields.place();
     let path = fields.path.clone();
@@ -78,7 +79,11 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
         invert,
         attempt_timeout_us,
         limits,
+        discovery,
     };
+    if let (Some(at), true) = (&targets_at, mistakes.0.is_empty()) {
+        discovery::dropped_labels(&spec, at, mistakes);
+    }
     if let Some(Kind::Icmp(check)) = spec.kind.as_ref().and_then(|k| k.kind.as_ref())
         && let Err(message) = icmp::fits(check, timeout_us)
     {
@@ -131,25 +136,6 @@ fn timeout(fields: &mut Fields<'_>, interval_us: u64, mistakes: &mut Mistakes) -
         if us < 1_000 { Err(format!("{text} is too short (want at least 1ms)")) } else { Ok(us) }
     })
     .unwrap_or(default)
-}
-
-fn targets(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<Target> {
-    let Some(mut fields) = at.fields(mistakes) else { return Vec::new() };
-    fields.not_yet(&["httpSD", "fileSD", "dnsSRV", "kubernetes"], mistakes);
-    let mut targets: Vec<Target> = Vec::new();
-    for item in fields.need("static", mistakes).map(|at| at.items(mistakes)).unwrap_or_default() {
-        let Some(mut f) = item.fields(mistakes) else { continue };
-        let address = f.need_text("address", mistakes);
-        let key = f.text("key", mistakes).unwrap_or_else(|| address.clone());
-        let labels = f.map("labels", mistakes);
-        f.finish(mistakes);
-        if targets.iter().any(|t| t.key == key) {
-            mistakes.add(&item.path, item.place(), format!("target key {key:?} is given twice"), "each target needs its own key");
-        }
-        targets.push(Target { key, address, labels });
-    }
-    fields.finish(mistakes);
-    targets
 }
 
 fn placement(fields: &mut Fields<'_>, mistakes: &mut Mistakes) -> Placement {
@@ -248,6 +234,12 @@ fn undefined_captures(at: &At<'_>, text: &str, captured: &[String], mistakes: &m
             mistakes.add(&at.path, at.place(), format!("$({reference}) refers to nothing"), hint);
         }
     }
+}
+
+/// What keeps a discovered target from being checked.
+pub fn target_problem(spec: &ProbeSpec, target: &Target) -> Option<String> {
+    let placed = spec.placement.as_ref().map_or(Ok(()), |p| lower::placement(p, target).map(drop));
+    lower::check_spec(spec, target).and_then(|s| lowered(&s)).and(placed).err()
 }
 
 /// What only shows once a target's references are replaced.

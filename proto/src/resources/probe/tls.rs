@@ -53,7 +53,7 @@ fn options(tls: &mut Fields<'_>, mistakes: &mut Mistakes) -> TlsOptions {
     TlsOptions {
         server_name: tls.text("serverName", mistakes).unwrap_or_default(),
         skip_verify: tls.flag("skipVerify", mistakes).unwrap_or(false),
-        ca_pem: tls.get("ca").and_then(|at| at.parsed(mistakes, pem)).unwrap_or_default(),
+        ca_pem: ca(tls, mistakes),
         min_version: min_version.to_owned(),
         max_version: max_version.to_owned(),
         client_certificate_secret_ref,
@@ -62,6 +62,11 @@ fn options(tls: &mut Fields<'_>, mistakes: &mut Mistakes) -> TlsOptions {
         pins: pins.unwrap_or_default(),
         require_staple: tls.flag("requireStaple", mistakes).unwrap_or(false),
     }
+}
+
+/// `ca:` of further authorities.
+pub(super) fn ca(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> String {
+    f.get("ca").and_then(|at| at.parsed(mistakes, pem)).unwrap_or_default()
 }
 
 pub(super) fn starttls(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> String {

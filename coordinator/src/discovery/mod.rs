@@ -1,0 +1,176 @@
+//! The leader's search for targets: asks each probe's source in turn, and proposes what it got when that is news.
+//!
+//! What counts of it is decided in apply ([`probity_core::discovery`]). Everything here is bounded: how many sources are asked at once,
+//! how long, how much is read.
+
+mod dns;
+mod file;
+mod http;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probity_core::State;
+use probity_proto::discovery::{Found, targets_of};
+use probity_proto::v1::command::Op;
+use probity_proto::v1::discovery::Source;
+use probity_proto::v1::resource::Spec;
+use probity_proto::v1::*;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::Node;
+use crate::outside::Policy;
+
+/// Sources that are asked at once.
+const ASKED_MAX: usize = 16;
+/// How long one may take, with all its pages and names.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes of one answer or file: ten thousand targets with their labels have about 5 MiB.
+const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How often it is looked who is due.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A reason is for people, and in the log.
+const ERROR_CHARS_MAX: usize = 512;
+
+/// What a source is asked with.
+#[derive(Debug, Clone)]
+pub(crate) struct Sources {
+    secrets_dir: Option<PathBuf>,
+    targets_dir: Option<PathBuf>,
+    policy: Policy,
+}
+
+impl Sources {
+    pub(crate) fn new(secrets_dir: Option<PathBuf>, targets_dir: Option<PathBuf>, policy: Policy) -> Sources {
+        Sources { secrets_dir, targets_dir, policy }
+    }
+
+    async fn ask(&self, source: &Source, refresh: Duration) -> Result<Vec<Found>, String> {
+        match source {
+            Source::Http(http) => http::ask(self, http, refresh).await,
+            Source::File(file) => file::ask(self.targets_dir.as_deref(), file).await,
+            Source::DnsSrv(srv) => dns::ask(self.policy, srv).await,
+            #[cfg(feature = "kubernetes")]
+            Source::Kubernetes(kubernetes) => kubernetes::ask(self, kubernetes).await,
+            #[cfg(not(feature = "kubernetes"))]
+            Source::Kubernetes(_) => Err(NO_KUBERNETES.to_owned()),
+        }
+    }
+
+    async fn secret(&self, name: &str) -> Result<String, String> {
+        let dir = self.secrets_dir.as_ref().ok_or_else(|| format!("secret {name:?} is not there: no secretsDir on this host"))?;
+        let read = tokio::fs::read_to_string(dir.join(name)).await;
+        read.map(|t| t.trim_end().to_owned()).map_err(|e| format!("secret {name:?} cannot be read: {}", e.kind()))
+    }
+}
+
+/// Why a probe with a Kubernetes discovery is refused.
+#[cfg(not(feature = "kubernetes"))]
+pub(crate) const NO_KUBERNETES: &str = "this build has no discovery in Kubernetes (cargo feature kubernetes)";
+
+/// A probe whose targets are looked for.
+#[derive(Debug, Clone)]
+struct Job {
+    namespace: String,
+    probe: String,
+    generation: u64,
+    spec: Arc<ProbeSpec>,
+}
+
+#[derive(Debug)]
+struct Planned {
+    job: Job,
+    due: Instant,
+    asked: bool,
+}
+
+/// Looks for targets while this member leads.
+pub(crate) async fn run(node: Node, sources: Sources, stop: CancellationToken) {
+    let mut planned: BTreeMap<(String, String), Planned> = BTreeMap::new();
+    let mut seen_revision = None;
+    let mut asked: JoinSet<(String, String)> = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            Some(done) = asked.join_next() => if let Ok(key) = done && let Some(p) = planned.get_mut(&key) { p.asked = false },
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        if !node.leadership.borrow().leading {
+            (planned, seen_revision) = (BTreeMap::new(), None);
+            continue;
+        }
+        let Ok((revision, jobs)) = node.query(move |state, _| jobs(state, seen_revision)).await else { continue };
+        seen_revision = Some(revision);
+        if let Some(jobs) = jobs {
+            plan(&mut planned, jobs);
+        }
+        let now = Instant::now();
+        for (key, p) in planned.iter_mut().filter(|(_, p)| p.due <= now && !p.asked) {
+            if asked.len() >= ASKED_MAX {
+                break;
+            }
+            let refresh = Duration::from_micros(p.job.spec.discovery.as_ref().map_or(0, |d| d.refresh_us));
+            p.due = now + refresh.max(Duration::from_secs(1));
+            p.asked = true;
+            let (node, sources, job, key) = (node.clone(), sources.clone(), p.job.clone(), key.clone());
+            asked.spawn(async move {
+                look(&node, &sources, &job, refresh).await;
+                key
+            });
+        }
+    }
+}
+
+/// The probes that discover, when any resource changed since `seen`.
+fn jobs(state: &State, seen: Option<u64>) -> (u64, Option<Vec<Job>>) {
+    let revision = state.meta().resource_revision;
+    if seen == Some(revision) {
+        return (revision, None);
+    }
+    let discovers = |r: &Resource| match &r.spec {
+        Some(Spec::Probe(spec)) if spec.discovery.is_some() => {
+            Some(Job { namespace: r.namespace.clone(), probe: r.name.clone(), generation: r.generation, spec: Arc::new(spec.clone()) })
+        }
+        _ => None,
+    };
+    (revision, Some(state.resources.prefix("Probe/").filter_map(discovers).collect()))
+}
+
+/// New and changed ones are asked at once, the others when their time comes.
+fn plan(planned: &mut BTreeMap<(String, String), Planned>, jobs: Vec<Job>) {
+    let now = Instant::now();
+    let mut old = std::mem::take(planned);
+    for job in jobs {
+        let key = (job.namespace.clone(), job.probe.clone());
+        let known = old.remove(&key);
+        let due = known.as_ref().filter(|p| p.job.generation == job.generation).map_or(now, |p| p.due);
+        planned.insert(key, Planned { due, asked: known.is_some_and(|p| p.asked), job });
+    }
+}
+
+async fn look(node: &Node, sources: &Sources, job: &Job, refresh: Duration) {
+    let Some(source) = job.spec.discovery.as_ref().and_then(|d| d.source.as_ref()) else { return };
+    let asked = tokio::time::timeout(TIMEOUT, sources.ask(source, refresh)).await;
+    let found = asked.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())));
+    let (targets, note, error) = match found.and_then(|found| targets_of(&job.spec, found)) {
+        Ok((targets, note)) => (targets, note, String::new()),
+        Err(error) => (Vec::new(), String::new(), error),
+    };
+    let cut = |text: String| text.chars().take(ERROR_CHARS_MAX).collect::<String>();
+    let op =
+        DiscoverTargets { namespace: job.namespace.clone(), probe: job.probe.clone(), generation: job.generation, targets, error: cut(error), note: cut(note) };
+    let news = node.query(move |state, _| probity_core::discovery::is_news(state, &op).then_some(op)).await;
+    if let Ok(Some(op)) = news {
+        if !op.error.is_empty() {
+            tracing::warn!(probe = format!("{}/{}", op.namespace, op.probe), error = op.error, "targets not discovered");
+        }
+        // Not committed: it is news still, and found again.
+        let _ = node.propose(Node::command(Op::DiscoverTargets(op))).await;
+    }
+}
