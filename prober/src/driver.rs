@@ -9,27 +9,34 @@ use probity_proto::reason::Class;
 use probity_proto::v1::coordinator_message::Message as FromCoordinator;
 use probity_proto::v1::prober_message::Message as ToCoordinator;
 use probity_proto::v1::*;
-use probity_session::{Clock, Config, RunDone, Session, SlotStart, StoreError};
-use tokio::sync::{Notify, Semaphore, mpsc};
+use probity_session::{Clock, Config, Session, StoreError};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
+use crate::alarm::Alarm;
 use crate::blackbox::{Exporter, Options};
 use crate::config::ProberConfig;
+use crate::disk::Disk;
 use crate::faults;
 use crate::health::Health;
-use crate::kinds::{self, ContextConfig, ProbeContext, RunInfo};
+use crate::kinds::{ContextConfig, ProbeContext};
+use crate::runs::Runs;
 use crate::selfcheck::{self, Checked};
 use crate::stream::{self, StreamEvent};
 
-/// Runs at once; a slot that finds no room is missed(overloaded), never late.
-const RUNS_MAX: usize = 4_096;
 /// Stream events that wait for the driver.
 const EVENTS: usize = 256;
 /// How often the leader hears of us, until its welcome says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// The longest sleep: due slots of a desired set that arrives meanwhile wake it anyway.
 const SLEEP_MAX: Duration = Duration::from_millis(500);
+/// How long the outcome of a run may wait until it is looked at: a row is sent after 200 ms at the earliest.
+const LINGER: Duration = Duration::from_millis(20);
+/// How long runs are waited for at the end.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two turns: slots that are due within this start together, so that ten thousand in a second are not as many wake-ups.
+const TURN_GAP: Duration = Duration::from_micros(200);
 
 /// The prober cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -73,10 +80,10 @@ pub enum Error {
     /// The blackbox configuration is wrong.
     #[error("{0}")]
     Blackbox(String),
+    /// The host gives no timer, or no thread.
+    #[error("the host has no timer or no thread to spare")]
+    Host(#[source] std::io::Error),
 }
-
-/// A run that has ended: (assignment, slot, what it found).
-type Done = (u64, u64, RunDone);
 
 struct Driver {
     config: ProberConfig,
@@ -90,19 +97,33 @@ struct Driver {
     /// The coordinator has said welcome: rows may go out.
     welcomed: bool,
     heartbeat: Duration,
-    runs: Arc<Semaphore>,
-    done: mpsc::Sender<Done>,
-    tasks: TaskTracker,
+    runs: Runs,
+    disk: Disk,
+    /// When the disk takes more, if it is to.
+    disk_wait: Option<Duration>,
     health: Health,
     /// Asks for a self-check.
     doubt: Arc<Notify>,
 }
 
-/// Runs a prober until `stop`; what it owes is on its disk when this returns.
+/// Runs a prober until `stop`; what it owes is on its disk when this returns. Its schedule is kept by a thread of its own, which the
+/// kernel wakes in time however busy the runs keep the others.
 pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Error> {
+    let workers = Handle::current();
+    // Whoever drops this wants it to end.
+    let stop = stop.child_token();
+    let _guard = stop.clone().drop_guard();
+    let (ended_tx, ended) = tokio::sync::oneshot::channel();
+    let drive = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Host);
+        let _ = ended_tx.send(runtime.and_then(|runtime| runtime.block_on(drive(config, workers, stop))));
+    };
+    std::thread::Builder::new().name("schedule".to_owned()).spawn(drive).map_err(Error::Host)?;
+    ended.await.unwrap_or_else(|_| Err(Error::Host(std::io::Error::other("the thread that keeps the schedule ended"))))
+}
+
+async fn drive(config: ProberConfig, workers: Handle, stop: CancellationToken) -> Result<(), Error> {
     let db = open(&config.data_dir)?;
-    let engine_config = EngineConfig { journal_dir: config.data_dir.clone(), proxies: config.proxies.clone(), allow: config.faults_allow.clone() };
-    let (engine, mut fault_events) = Engine::open(engine_config).await?;
     let start_wall_us = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as u64;
     let session_config = Config {
         prober: config.name.clone(),
@@ -112,31 +133,19 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         unsteady_flush_us: 200_000,
     };
     let mut session = Session::open(db, session_config, start_wall_us as i64)?;
-    let context =
-        ContextConfig { address_policy: config.address_policy, secrets_dir: config.secrets_dir.clone(), otel: config.otel.clone(), ..ContextConfig::default() };
-    let (events_tx, mut events) = mpsc::channel(EVENTS);
-    let (done_tx, mut done) = mpsc::channel(RUNS_MAX);
-    let tasks = TaskTracker::new();
-    tasks.spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events_tx, stop.clone()));
-    let doubt = Arc::new(Notify::new());
-    let (checks_tx, mut checks) = mpsc::channel(selfcheck::RESULTS);
     session.set_spool_age(config.spool_age_max.as_micros() as u64);
+    let (events_tx, mut events) = mpsc::channel(EVENTS);
+    let (checks_tx, mut checks) = mpsc::channel(selfcheck::RESULTS);
+    let (health, doubt) = (Health::default(), Arc::new(Notify::new()));
+    // What needs no clock of this thread lives with the runs.
+    let services = Services { config: config.clone(), health: health.clone(), doubt: doubt.clone(), events: events_tx, checks: checks_tx, stop: stop.clone() };
+    let started = workers.spawn(services.start()).await;
+    let (context, engine, mut fault_events) = started.map_err(|e| Error::Host(std::io::Error::other(e)))??;
     if config.self_check.is_on() {
         session.expect_self_checks();
-        tasks.spawn(selfcheck::run(config.self_check.clone(), doubt.clone(), checks_tx.clone(), stop.clone()));
-    }
-    let health = Health::default();
-    let context = Arc::new(ProbeContext::new(context));
-    if let Some(address) = config.http {
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
-        let blackbox = config.blackbox.clone().map(|file| Exporter::new(Options::new(file), context.clone()));
-        let blackbox = blackbox.transpose().map_err(Error::Blackbox)?.map(Arc::new);
-        if let Some(exporter) = &blackbox {
-            tasks.spawn(crate::blackbox::reload_on_hangup(exporter.clone(), stop.clone()));
-        }
-        tasks.spawn(crate::health::serve(listener, health.clone(), blackbox, stop.clone()));
     }
     let mut driver = Driver {
+        runs: Runs::new(context.clone(), health.clone(), &config.name, workers),
         config,
         session,
         clock: Clock::new(0),
@@ -147,41 +156,70 @@ pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Er
         outgoing: None,
         welcomed: false,
         heartbeat: HEARTBEAT,
-        runs: Arc::new(Semaphore::new(RUNS_MAX)),
-        done: done_tx,
-        tasks,
+        disk: Disk::new(),
+        disk_wait: None,
         health,
         doubt,
     };
+    let alarm = Alarm::new().map_err(Error::Host)?;
     let mut next_heartbeat = tokio::time::Instant::now();
     loop {
-        driver.turn().await?;
+        driver.turn().await;
         driver.health.set(&driver.config.name, driver.session.spooled(), driver.session.assignments(), driver.outgoing.is_some());
-        let sleep = driver.sleep().min(next_heartbeat.saturating_duration_since(tokio::time::Instant::now()));
+        let sleep = driver.sleep().min(next_heartbeat.saturating_duration_since(tokio::time::Instant::now())).max(TURN_GAP);
         tokio::select! {
             () = stop.cancelled() => break,
-            () = tokio::time::sleep(sleep) => {}
-            Some(event) = events.recv() => driver.on_stream(event)?,
-            Some(event) = fault_events.recv() => driver.on_fault(event)?,
+            ended = alarm.sleep(sleep) => ended.map_err(Error::Host)?,
+            Some(event) = events.recv() => driver.on_stream(event),
+            Some(event) = fault_events.recv() => driver.on_fault(event),
             Some(checked) = checks.recv() => driver.on_self_check(checked),
-            Some((assignment, n, run)) = done.recv() => {
-                let now = driver.now();
-                if run.reason.class() == Class::Bad {
-                    driver.doubt.notify_one();
-                }
-                driver.session.on_run_done(assignment, n, run, now);
-            }
+            written = driver.disk.written() => driver.session.on_written(written?),
         }
         if tokio::time::Instant::now() >= next_heartbeat {
             driver.send_heartbeat();
             next_heartbeat = tokio::time::Instant::now() + driver.heartbeat;
         }
     }
-    driver.finish(done).await
+    driver.finish().await
 }
 
-fn failed_attempt(attempt: kinds::RunResult) -> FailedAttempt {
-    FailedAttempt { reason: attempt.reason as i32, duration_us: attempt.duration.as_micros() as u64, message: attempt.message }
+/// What a prober has beside its schedule.
+struct Services {
+    config: ProberConfig,
+    health: Health,
+    doubt: Arc<Notify>,
+    events: mpsc::Sender<StreamEvent>,
+    checks: mpsc::Sender<Checked>,
+    stop: CancellationToken,
+}
+
+impl Services {
+    async fn start(self) -> Result<(Arc<ProbeContext>, Engine, mpsc::Receiver<FaultEvent>), Error> {
+        let Services { config, health, doubt, events, checks, stop } = self;
+        let engine_config = EngineConfig { journal_dir: config.data_dir.clone(), proxies: config.proxies.clone(), allow: config.faults_allow.clone() };
+        let (engine, fault_events) = Engine::open(engine_config).await?;
+        let context = ContextConfig {
+            address_policy: config.address_policy,
+            secrets_dir: config.secrets_dir.clone(),
+            otel: config.otel.clone(),
+            ..ContextConfig::default()
+        };
+        let context = Arc::new(ProbeContext::new(context));
+        if let Some(address) = config.http {
+            let listener = tokio::net::TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+            let blackbox = config.blackbox.clone().map(|file| Exporter::new(Options::new(file), context.clone()));
+            let blackbox = blackbox.transpose().map_err(Error::Blackbox)?.map(Arc::new);
+            if let Some(exporter) = &blackbox {
+                tokio::spawn(crate::blackbox::reload_on_hangup(exporter.clone(), stop.clone()));
+            }
+            tokio::spawn(crate::health::serve(listener, health, blackbox, stop.clone()));
+        }
+        tokio::spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events, stop.clone()));
+        if config.self_check.is_on() {
+            tokio::spawn(selfcheck::run(config.self_check, doubt, checks, stop));
+        }
+        Ok((context, engine, fault_events))
+    }
 }
 
 /// The prober's store; one process at a time.
@@ -210,71 +248,34 @@ impl Driver {
 
     fn sleep(&self) -> Duration {
         let wait = self.session.next_wakeup().map_or(i64::MAX, |at| at - self.now());
-        Duration::from_micros(wait.max(0) as u64).min(SLEEP_MAX)
+        let most = if self.runs.any() { LINGER } else { SLEEP_MAX };
+        Duration::from_micros(wait.max(0) as u64).min(most).min(self.disk_wait.unwrap_or(most))
     }
 
     /// Everything that is due now.
-    async fn turn(&mut self) -> Result<(), Error> {
+    async fn turn(&mut self) {
         let now = self.now();
         for slot in self.session.due(now) {
-            self.start_run(slot, now);
+            self.runs.start(slot, now);
         }
-        self.session.close_rows(now)?;
-        self.session.save_faults()?;
-        faults::tell(&self.engine, self.session.faults.take_actions()).await;
+        for done in self.runs.ended() {
+            if done.run.reason.class() == Class::Bad {
+                self.doubt.notify_one();
+            }
+            self.session.on_run_done(done.assignment, done.n, done.run, now);
+        }
+        self.session.close_rows(now);
+        self.session.save_faults();
+        self.disk_wait = self.disk.write(&mut self.session);
+        faults::tell(&self.engine, self.session.fault_actions()).await;
         self.send();
-        Ok(())
-    }
-
-    fn start_run(&mut self, slot: SlotStart, now: i64) {
-        let Ok(permit) = self.runs.clone().try_acquire_owned() else {
-            self.health.count(&slot.spec.check, Reason::Overloaded, 0);
-            let run = RunDone { reason: Reason::Overloaded, ..RunDone::default() };
-            self.session.on_run_done(slot.assignment, slot.n, run, now);
-            return;
-        };
-        // What the scheduler adds until the task runs is lag too.
-        let (late_us, queued) = (now.saturating_sub(slot.due_us).max(0) as u64, Instant::now());
-        let mut info = RunInfo {
-            check: slot.spec.check.clone(),
-            prober: self.config.name.clone(),
-            n: slot.n,
-            game_day_trace: slot.spec.game_day_trace.clone(),
-            trace_ppm: slot.spec.trace_ppm,
-            started_at_us: now,
-            lag_us: 0,
-        };
-        let (context, done, health) = (self.context.clone(), self.done.clone(), self.health.clone());
-        self.tasks.spawn(async move {
-            let waited_us = queued.elapsed().as_micros() as u64;
-            info.started_at_us += waited_us as i64;
-            info.lag_us = late_us + waited_us;
-            let default = CheckSpec::default();
-            let result = kinds::run(&context, slot.spec.spec.as_ref().unwrap_or(&default), &info).await;
-            let run = RunDone {
-                reason: result.reason,
-                started_at_us: info.started_at_us,
-                duration_us: result.duration.as_micros() as u64,
-                phases: result.phases,
-                message: result.message,
-                trace_id: result.trace_id,
-                peer: result.peer,
-                lag_us: info.lag_us,
-                failed_attempts: result.failed.into_iter().map(failed_attempt).collect(),
-            };
-            health.count(&info.check, run.reason, run.duration_us);
-            health.started(run.lag_us, run.failed_attempts.len());
-            // The channel holds every run that may be under way.
-            let _ = done.send((slot.assignment, slot.n, run)).await;
-            drop(permit);
-        });
     }
 
     /// Sends as much as the stream takes; the rest stays where it is.
     fn send(&mut self) {
         let Some(outgoing) = self.outgoing.clone().filter(|_| self.welcomed) else { return };
         while let Ok(permit) = outgoing.try_reserve() {
-            if let Some(report) = self.session.faults.next_report() {
+            if let Some(report) = self.session.next_fault_report() {
                 permit.send(ProberMessage { message: Some(ToCoordinator::Fault(report)) });
                 continue;
             }
@@ -320,7 +321,7 @@ impl Driver {
         }
     }
 
-    fn on_stream(&mut self, event: StreamEvent) -> Result<(), Error> {
+    fn on_stream(&mut self, event: StreamEvent) {
         match event {
             StreamEvent::Connected(outgoing) => {
                 let hello = ProberMessage { message: Some(ToCoordinator::Hello(self.hello())) };
@@ -338,33 +339,32 @@ impl Driver {
             }
             StreamEvent::Message(message) => {
                 if let Some(message) = message.message {
-                    self.on_message(message)?;
+                    self.on_message(message);
                 }
             }
         }
-        Ok(())
     }
 
-    fn on_message(&mut self, message: FromCoordinator) -> Result<(), Error> {
+    fn on_message(&mut self, message: FromCoordinator) {
         match message {
             FromCoordinator::Welcome(welcome) => {
                 tracing::info!(prober = self.config.name, member = welcome.member, "connected");
                 self.welcomed = true;
-                self.session.on_welcome(&welcome.cluster_id)?;
+                self.session.on_welcome(&welcome.cluster_id);
                 self.session.set_flush(welcome.flush_us, welcome.unsteady_flush_us);
                 self.heartbeat = Duration::from_micros(welcome.heartbeat_us.clamp(100_000, 60_000_000));
                 self.send_heartbeat();
             }
             FromCoordinator::Desired(set) => {
                 let now = self.now();
-                self.session.on_desired(set, now)?;
+                self.session.on_desired(set, now);
                 if self.session.revision() == 0 {
                     // A change to something that we do not follow: a new hello asks for the whole set.
                     self.outgoing = None;
                     self.welcomed = false;
                 }
             }
-            FromCoordinator::Ack(ack) => self.session.on_ack(&ack)?,
+            FromCoordinator::Ack(ack) => self.session.on_ack(&ack),
             FromCoordinator::Heartbeat(reply) => {
                 let received = self.mono_us();
                 self.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
@@ -374,7 +374,6 @@ impl Driver {
             FromCoordinator::FaultAck(ack) => self.session.faults.on_ack(&ack),
             FromCoordinator::NotLeader(_) => {}
         }
-        Ok(())
     }
 
     fn on_self_check(&mut self, checked: Checked) {
@@ -390,33 +389,25 @@ impl Driver {
         self.send_heartbeat();
     }
 
-    fn on_fault(&mut self, event: FaultEvent) -> Result<(), Error> {
+    fn on_fault(&mut self, event: FaultEvent) {
         let now = self.now();
         tracing::info!(prober = self.config.name, fault = event.fault_id, state = ?event.state, detail = event.detail, "fault");
         self.session.faults.on_event(&event.fault_id, event.state, event.detail, event.undo, now);
-        Ok(self.session.save_faults()?)
+        self.session.save_faults();
     }
 
     /// An orderly end: faults undone, runs awaited, rows on the disk.
-    async fn finish(self, mut done: mpsc::Receiver<Done>) -> Result<(), Error> {
-        let Driver { mut session, clock, start, start_wall_us, engine, tasks, done: sender, context, .. } = self;
+    async fn finish(self) -> Result<(), Error> {
+        let Driver { mut session, mut disk, mut runs, clock, start, start_wall_us, engine, context, .. } = self;
         engine.shutdown().await;
-        drop(sender);
-        tasks.close();
-        let now = || clock.cluster_us(start_wall_us + start.elapsed().as_micros() as u64);
         // Runs end by their own time-outs; an orderly stop waits a little for them, no longer.
-        let patience = tokio::time::sleep(Duration::from_secs(1));
-        tokio::pin!(patience);
-        loop {
-            tokio::select! {
-                () = &mut patience => break,
-                run = done.recv() => match run {
-                    Some((assignment, n, run)) => session.on_run_done(assignment, n, run, now()),
-                    None => break,
-                },
-            }
+        let _ = tokio::time::timeout(PATIENCE, runs.wait()).await;
+        let now = clock.cluster_us(start_wall_us + start.elapsed().as_micros() as u64);
+        for done in runs.ended() {
+            session.on_run_done(done.assignment, done.n, done.run, now);
         }
-        session.close_everything(now())?;
+        session.close_everything(now);
+        disk.write_all(&mut session).await?;
         context.otel.shutdown().await;
         Ok(())
     }

@@ -1,8 +1,10 @@
 //! The prober: it runs probes on their slots, reports what they found, and holds faults where its owner allows them.
 
+mod alarm;
 pub mod blackbox;
 mod cache;
 pub mod config;
+mod disk;
 mod driver;
 mod faults;
 mod health;
@@ -10,6 +12,7 @@ pub mod kinds;
 pub mod oneshot;
 pub mod policy;
 mod resolve;
+mod runs;
 mod secret;
 pub mod selfcheck;
 mod stream;

@@ -12,7 +12,7 @@ use probity_proto::v1::{CheckKind, CheckSpec};
 
 use crate::kinds::{ProbeContext, RunInfo, RunResult};
 
-pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, result: &RunResult, root_id: &str, share_sampled: bool) {
+pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>, result: &RunResult, root_id: &str, share_sampled: bool) {
     let otel = &context.otel;
     if !otel.enabled() {
         return;
@@ -27,8 +27,8 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         Class::Missed => "missed",
     };
     let counted = [
-        KeyValue::new("probity.check", info.check.clone()),
-        KeyValue::new("probity.prober", info.prober.clone()),
+        KeyValue::new("probity.check", info.check.to_owned()),
+        KeyValue::new("probity.prober", info.prober.to_owned()),
         KeyValue::new("probity.kind", kind_word),
         KeyValue::new("probity.outcome", outcome),
         KeyValue::new("error.type", result.reason.label()),
@@ -39,8 +39,8 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         return;
     }
     let mut attributes = vec![
-        KeyValue::new("probity.check", info.check.clone()),
-        KeyValue::new("probity.prober", info.prober.clone()),
+        KeyValue::new("probity.check", info.check.to_owned()),
+        KeyValue::new("probity.prober", info.prober.to_owned()),
         KeyValue::new("probity.slot", info.n as i64),
         KeyValue::new("probity.outcome", outcome),
         KeyValue::new("probity.attempts", i64::from(result.attempts)),
@@ -49,7 +49,7 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         KeyValue::new("user_agent.synthetic.type", "test"),
         KeyValue::new("probity.target", target),
     ];
-    if let Some(name) = CheckName::parse(&info.check) {
+    if let Some(name) = CheckName::parse(info.check) {
         attributes.push(KeyValue::new("probity.namespace", name.namespace.to_owned()));
     }
     attributes.extend(kind_attributes(kind));
@@ -86,21 +86,21 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo, r
         start_us: start_us(info, result.failed.first().unwrap_or(result)),
         end_us: end_us(info, result),
         attributes,
-        links: if info.game_day_trace.is_empty() { Vec::new() } else { vec![info.game_day_trace.clone()] },
+        links: if info.game_day_trace.is_empty() { Vec::new() } else { vec![info.game_day_trace.to_owned()] },
         error: (class == Class::Bad).then(|| result.message.clone()),
     });
 }
 
-fn start_us(info: &RunInfo, attempt: &RunResult) -> i64 {
+fn start_us(info: &RunInfo<'_>, attempt: &RunResult) -> i64 {
     info.started_at_us + attempt.offset.as_micros() as i64
 }
 
-fn end_us(info: &RunInfo, attempt: &RunResult) -> i64 {
+fn end_us(info: &RunInfo<'_>, attempt: &RunResult) -> i64 {
     start_us(info, attempt) + attempt.duration.as_micros() as i64
 }
 
 /// Of a run with retries each attempt is a span, so that none is hidden by the one that decided.
-fn export_attempt(otel: &Otel, info: &RunInfo, run: &RunResult, attempt: &RunResult, number: usize, root_id: &str) {
+fn export_attempt(otel: &Otel, info: &RunInfo<'_>, run: &RunResult, attempt: &RunResult, number: usize, root_id: &str) {
     let bad = attempt.reason.class() == Class::Bad;
     let span_id = probity_otel::new_span_id();
     let mut attributes = vec![KeyValue::new("probity.attempt", number as i64), KeyValue::new("probity.peer", attempt.peer.clone())];
@@ -122,7 +122,7 @@ fn export_attempt(otel: &Otel, info: &RunInfo, run: &RunResult, attempt: &RunRes
     });
 }
 
-fn export_phases(otel: &Otel, info: &RunInfo, run: &RunResult, attempt: &RunResult, parent_id: &str) {
+fn export_phases(otel: &Otel, info: &RunInfo<'_>, run: &RunResult, attempt: &RunResult, parent_id: &str) {
     let at = |us: u64| start_us(info, attempt) + us as i64;
     for phase in &attempt.phases {
         otel.export(Span {

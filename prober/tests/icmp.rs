@@ -264,7 +264,7 @@ fn a_run_that_turns_bad_shows_the_path_once() {
         let _way = Way::new();
         let context = context();
         let check = check("target: 10.99.12.1\nicmp: {trace: {wait: 100ms}}\ntimeout: 200ms");
-        let info = probity_prober::RunInfo { check: "default/test/".to_owned(), ..Default::default() };
+        let info = probity_prober::RunInfo { check: "default/test/", ..Default::default() };
         let first = probity_prober::kinds::run(&context, &check, &info).await;
         assert_reason(&first, Reason::IcmpNoReply);
         // The router swallows what goes there: the whole way is silent.

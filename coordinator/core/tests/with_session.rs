@@ -257,7 +257,7 @@ impl Net {
             ProberHello { name: name.clone(), labels, spool_id: session.spool_id().to_owned(), desired_revision: session.revision(), ..ProberHello::default() };
         let follows = if session.cluster_id() == "c1" { session.revision() } else { 0 };
         session.on_connected();
-        session.on_welcome("c1").expect("stored");
+        session.on_welcome("c1");
         let spool_id = session.spool_id().to_owned();
         self.world.apply(Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() }));
         let known = self.world.state.probers.get(&name).filter(|p| p.spool_id == spool_id).map_or(0, |p| p.last_sequence);
@@ -265,7 +265,7 @@ impl Net {
         (host.connected, host.told) = (true, follows);
         host.down.clear();
         if let Some(session) = &mut host.session {
-            session.on_ack(&RowsAck { spool_id, sequence: known }).expect("stored");
+            session.on_ack(&RowsAck { spool_id, sequence: known });
         }
     }
 
@@ -295,7 +295,7 @@ impl Net {
                 down.push_back(set);
             }
             for set in down.drain(..) {
-                session.on_desired(set, now).expect("stored");
+                session.on_desired(set, now);
             }
         }
         for start in session.due(now) {
@@ -307,7 +307,11 @@ impl Net {
             let reason = if dice(n, prober, assignment).is_multiple_of(4) { Reason::ConnectRefused } else { Reason::Good };
             session.on_run_done(assignment, n, RunDone { reason, started_at_us: now, duration_us: 1_000, ..RunDone::default() }, now);
         }
-        session.close_rows(now).expect("stored");
+        session.close_rows(now);
+        // The disk is slower than the rest: what a crash meets on its way there was never done.
+        if dice(now as u64, prober, 7) % 3 > 0 {
+            session.commit().expect("stored");
+        }
         if !*connected {
             return;
         }
@@ -334,7 +338,7 @@ impl Net {
         assert_eq!(self.ledger.spools[&prober].1, ack.sequence, "the spool's numbering");
         let host = &mut self.hosts[PROBERS.iter().position(|p| *p == prober).expect("known")];
         if let Some(session) = host.session.as_mut().filter(|_| host.connected) {
-            session.on_ack(&ack).expect("stored");
+            session.on_ack(&ack);
         }
     }
 

@@ -1,8 +1,13 @@
 //! What a prober keeps on its disk: spool id, rows, assignments, the highest fence, the faults that ended.
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
 use probity_proto::v1::*;
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+use crate::row::slots;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
@@ -27,8 +32,6 @@ pub enum StoreError {
 #[derive(Debug)]
 pub(crate) struct Store {
     db: Database,
-    fence: u64,
-    ended: u64,
 }
 
 /// What an earlier run left.
@@ -57,7 +60,7 @@ fn damaged<T>(what: &str) -> impl Fn(T) -> StoreError + '_ {
 
 impl Store {
     pub(crate) fn open(db: Database, new_spool_id: &str) -> Result<(Store, Saved), StoreError> {
-        let mut store = Store { db, fence: 0, ended: 0 };
+        let store = Store { db };
         let saved = match store.load()? {
             Some(saved) => saved,
             None => {
@@ -65,8 +68,6 @@ impl Store {
                 Saved { spool_id: new_spool_id.to_owned(), fresh: true, ..Saved::default() }
             }
         };
-        store.fence = saved.fence;
-        store.ended = saved.ended.len() as u64;
         Ok((store, saved))
     }
 
@@ -121,37 +122,42 @@ impl Store {
         Ok(txn.commit().map_err(error)?)
     }
 
-    /// Rows, the sequence they reach, and how far each assignment is in rows.
-    pub(crate) fn add_rows(&self, rows: &[ReportRow], sequence: u64, positions: &[(u64, u64)]) -> Result<(), StoreError> {
-        self.write(|txn| {
-            let mut table = txn.open_table(ROWS).map_err(error)?;
-            for row in rows {
-                table.insert(row.sequence, row.encode_to_vec().as_slice()).map_err(error)?;
-            }
-            let mut table = txn.open_table(POSITIONS).map_err(error)?;
-            for (id, n) in positions {
-                table.insert(id, n).map_err(error)?;
-            }
-            put(txn, "sequence", &sequence.to_le_bytes())
-        })
+    /// Changes in their order, in one transaction.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        self.write(|txn| changes.iter().try_for_each(|change| apply(txn, change)))
     }
+}
 
-    pub(crate) fn remove_rows(&self, sequences: &[u64]) -> Result<(), StoreError> {
-        if sequences.is_empty() {
-            return Ok(());
-        }
-        self.write(|txn| {
-            let mut table = txn.open_table(ROWS).map_err(error)?;
-            for sequence in sequences {
-                table.remove(sequence).map_err(error)?;
-            }
-            Ok(())
-        })
-    }
-
+/// What is to become of the disk.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// Rows; the last one's sequence is what the spool reaches, and each ends where its assignment is.
+    AddRows(Vec<Arc<ReportRow>>),
+    /// Rows of which less is kept.
+    ReplaceRows(Vec<Arc<ReportRow>>),
+    /// Rows that are committed, by their sequences.
+    RemoveRows(RangeInclusive<u64>),
     /// What a revision changed: after a crash the assignments are those of the revision that stands beside them.
-    pub(crate) fn set_assignments(&self, revision: u64, changed: &[AssignmentSpec], gone: &[u64]) -> Result<(), StoreError> {
-        self.write(|txn| {
+    Assignments { revision: u64, changed: Vec<AssignmentSpec>, gone: Vec<u64> },
+    /// The first cluster of this store.
+    Cluster(String),
+    /// Belongs to a cluster from now on, with nothing of another one: ids and fences mean nothing across clusters.
+    Join { cluster_id: String, spool_id: String },
+    /// The highest fence.
+    Fence(u64),
+    /// Faults that began or ended, and how many did before the first of them.
+    Spent { ids: Vec<String>, before: u64 },
+}
+
+fn apply(txn: &redb::WriteTransaction, change: &Change) -> Result<(), redb::Error> {
+    match change {
+        Change::AddRows(rows) => add_rows(txn, rows),
+        Change::ReplaceRows(rows) => put_rows(txn, rows),
+        Change::RemoveRows(sequences) => {
+            let mut table = txn.open_table(ROWS).map_err(error)?;
+            table.retain_in(sequences.clone(), |_, _| false).map_err(error)
+        }
+        Change::Assignments { revision, changed, gone } => {
             let mut table = txn.open_table(ASSIGNMENTS).map_err(error)?;
             let mut positions = txn.open_table(POSITIONS).map_err(error)?;
             for spec in changed {
@@ -162,13 +168,9 @@ impl Store {
                 positions.remove(id).map_err(error)?;
             }
             put(txn, "revision", &revision.to_le_bytes())
-        })
-    }
-
-    /// Belongs to a cluster from now on, with nothing of another one: ids and fences mean nothing across clusters.
-    pub(crate) fn join(&mut self, cluster_id: &str, spool_id: &str) -> Result<(), StoreError> {
-        self.fence = 0;
-        self.write(|txn| {
+        }
+        Change::Cluster(id) => put(txn, "cluster_id", id.as_bytes()),
+        Change::Join { cluster_id, spool_id } => {
             for table in [ROWS, ASSIGNMENTS] {
                 txn.delete_table(table).map_err(error)?;
             }
@@ -178,40 +180,44 @@ impl Store {
             }
             put(txn, "spool_id", spool_id.as_bytes())?;
             put(txn, "cluster_id", cluster_id.as_bytes())
-        })
-    }
-
-    /// The first cluster of this store.
-    pub(crate) fn set_cluster(&self, cluster_id: &str) -> Result<(), StoreError> {
-        self.write(|txn| put(txn, "cluster_id", cluster_id.as_bytes()))
-    }
-
-    pub(crate) fn set_fence(&mut self, fence: u64) -> Result<(), StoreError> {
-        if fence <= self.fence {
-            return Ok(());
         }
-        self.fence = fence;
-        self.write(|txn| put(txn, "fence", &fence.to_le_bytes()))
+        Change::Fence(fence) => put(txn, "fence", &fence.to_le_bytes()),
+        Change::Spent { ids, before } => add_spent(txn, ids, *before),
     }
+}
 
-    pub(crate) fn set_ended(&mut self, ids: Vec<String>) -> Result<(), StoreError> {
-        if ids.is_empty() {
-            return Ok(());
-        }
-        let first = self.ended;
-        self.ended += ids.len() as u64;
-        self.write(|txn| {
-            let mut table = txn.open_table(ENDED).map_err(error)?;
-            for (i, id) in ids.iter().enumerate() {
-                table.insert(id.as_str(), first + i as u64).map_err(error)?;
-            }
-            let oldest = self.ended.saturating_sub(ENDED_KEPT as u64);
-            if oldest > 0 {
-                table.retain(|_, order| order >= oldest).map_err(error)?;
-            }
-            Ok(())
-        })
+fn put_rows(txn: &redb::WriteTransaction, rows: &[Arc<ReportRow>]) -> Result<(), redb::Error> {
+    let mut table = txn.open_table(ROWS).map_err(error)?;
+    let mut bytes = Vec::new();
+    for row in rows {
+        bytes.clear();
+        // A vector grows as it must: encoding into it does not fail.
+        let _ = row.encode(&mut bytes);
+        table.insert(row.sequence, bytes.as_slice()).map_err(error)?;
     }
+    Ok(())
+}
+
+fn add_rows(txn: &redb::WriteTransaction, rows: &[Arc<ReportRow>]) -> Result<(), redb::Error> {
+    put_rows(txn, rows)?;
+    let mut table = txn.open_table(POSITIONS).map_err(error)?;
+    for row in rows {
+        table.insert(row.assignment, row.first_n + slots(row)).map_err(error)?;
+    }
+    drop(table);
+    rows.last().map_or(Ok(()), |last| put(txn, "sequence", &last.sequence.to_le_bytes()))
+}
+
+fn add_spent(txn: &redb::WriteTransaction, ids: &[String], before: u64) -> Result<(), redb::Error> {
+    let mut table = txn.open_table(ENDED).map_err(error)?;
+    for (id, order) in ids.iter().zip(before..) {
+        table.insert(id.as_str(), order).map_err(error)?;
+    }
+    let oldest = (before + ids.len() as u64).saturating_sub(ENDED_KEPT as u64);
+    if oldest > 0 {
+        table.retain(|_, order| order >= oldest).map_err(error)?;
+    }
+    Ok(())
 }
 
 fn put(txn: &redb::WriteTransaction, key: &str, value: &[u8]) -> Result<(), redb::Error> {

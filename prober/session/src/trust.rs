@@ -4,6 +4,8 @@
 //! outcome is held back until a self-check that began after it has said something, briefly; where that check fails, everything
 //! held, and every run from the first of them on, says nothing of its target.
 
+use std::collections::BTreeSet;
+
 use probity_proto::reason::Class;
 use probity_proto::v1::Reason;
 
@@ -18,6 +20,8 @@ pub(crate) struct Trust {
     /// There is a self-check.
     checked: bool,
     sick: Option<(i64, String)>,
+    /// The assignments of which something may be held back.
+    doubted: BTreeSet<u64>,
 }
 
 impl Trust {
@@ -28,6 +32,11 @@ impl Trust {
             None if self.checked && piece.run.reason.class() == Class::Bad => piece.doubted = Some((now_us, now_us + DOUBT_US)),
             _ => {}
         }
+    }
+
+    /// Something of an assignment is held back.
+    pub(crate) fn doubts(&mut self, assignment: u64) {
+        self.doubted.insert(assignment);
     }
 }
 
@@ -50,24 +59,30 @@ impl Session {
 
     /// A self-check that began at `began_us` is over: nothing failed, or this did.
     pub fn on_self_check(&mut self, began_us: i64, failed: Option<&str>, now_us: i64) {
-        let doubted = self.assignments.values_mut().flat_map(|r| r.finished.values_mut()).filter(|p| p.doubted.is_some());
-        match failed {
-            None => {
-                self.trust.sick = None;
-                doubted.filter(|p| p.doubted.is_some_and(|(ended, _)| ended <= began_us)).for_each(|p| p.doubted = None);
-            }
-            Some(why) => {
-                let mut since = began_us;
-                for piece in doubted {
-                    since = since.min(piece.run.started_at_us);
-                    piece.doubted = None;
-                    disbelieve(piece);
+        let held = std::mem::take(&mut self.trust.doubted);
+        let mut since = began_us;
+        for id in &held {
+            let Some(running) = self.assignments.get_mut(id) else { continue };
+            for piece in running.finished.values_mut() {
+                match (piece.doubted, failed) {
+                    (Some((ended, _)), None) if ended > began_us => {
+                        self.trust.doubted.insert(*id);
+                    }
+                    (Some(_), None) => piece.doubted = None,
+                    (Some(_), Some(_)) => {
+                        since = since.min(piece.run.started_at_us);
+                        piece.doubted = None;
+                        disbelieve(piece);
+                    }
+                    (None, _) => {}
                 }
-                self.trust.sick.get_or_insert((since, String::new())).1 = why.to_owned();
             }
-        }
-        for running in self.assignments.values_mut() {
             running.collect(now_us);
+            self.plan(*id);
+        }
+        match failed {
+            None => self.trust.sick = None,
+            Some(why) => self.trust.sick.get_or_insert((since, String::new())).1 = why.to_owned(),
         }
     }
 

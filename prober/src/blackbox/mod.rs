@@ -137,7 +137,8 @@ impl Exporter {
         let started_at_us = started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
         let result = match module::check(asked).await {
             Ok(spec) => {
-                let info = RunInfo { check: format!("blackbox/{}", asked.name), started_at_us, ..RunInfo::default() };
+                let check = format!("blackbox/{}", asked.name);
+                let info = RunInfo { check: &check, started_at_us, ..RunInfo::default() };
                 kinds::run(&self.context, &spec, &info).await
             }
             Err(message) => RunResult { reason: Reason::ProberError, message, ..RunResult::default() },

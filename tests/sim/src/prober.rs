@@ -4,7 +4,7 @@ use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::coordinator_message::Message as FromCoordinator;
 use probity_proto::v1::prober_message::Message as ToCoordinator;
 use probity_proto::v1::*;
-use probity_session::{Clock, Config, FaultAction, RunDone, Session, SlotStart, StoreError};
+use probity_session::{Batch, Clock, Config, FaultAction, RunDone, Session, SlotStart, StoreError};
 
 use crate::clock::HostClock;
 use crate::disk::Disk;
@@ -16,6 +16,8 @@ use crate::world::{Event, Phase, World};
 const SLEEP_MAX_US: u64 = 500_000;
 /// How often an active fault is looked at.
 const LOOK_US: u64 = 50_000;
+/// How long what is written is under way to the disk.
+const WRITE_US: u64 = 20_000;
 
 /// A prober's host.
 pub(crate) struct Prober {
@@ -35,6 +37,8 @@ pub(crate) struct Prober {
 /// A running prober.
 pub(crate) struct Process {
     pub(crate) session: Session,
+    /// What is under way to the disk: a crash loses it.
+    writing: Option<Batch>,
     clock: Clock,
     /// The wall clock when it started, from which its own clock goes on monotonically.
     start: (i64, u64),
@@ -47,6 +51,18 @@ pub(crate) struct Process {
     next_member: usize,
     failures: u32,
     fence: u64,
+}
+
+impl Process {
+    /// What was under way is on the disk now, and the next goes on its way.
+    fn write(&mut self) -> Result<(), StoreError> {
+        if let Some(batch) = self.writing.take() {
+            let written = batch.commit()?;
+            self.session.on_written(written);
+        }
+        self.writing = self.session.take_batch();
+        Ok(())
+    }
 }
 
 impl Prober {
@@ -89,6 +105,7 @@ impl World {
         let mono = prober.clock.mono_us(self.now);
         prober.process = Some(Process {
             session,
+            writing: None,
             clock: Clock::new(0),
             start: (wall, mono),
             stream: None,
@@ -185,50 +202,43 @@ impl World {
         }
         let (received, cluster) = (prober.mono_us(now), prober.cluster_us(now));
         let Some(process) = &mut prober.process else { return };
-        let done: Result<(), StoreError> = match message.message {
+        match message.message {
             Some(FromCoordinator::Welcome(welcome)) => {
                 process.welcomed = true;
                 process.failures = 0;
                 process.session.set_flush(welcome.flush_us, welcome.unsteady_flush_us);
                 process.next_heartbeat = 0;
-                process.session.on_welcome(&welcome.cluster_id)
+                process.session.on_welcome(&welcome.cluster_id);
             }
             Some(FromCoordinator::Desired(set)) => {
                 let older = set.fence < process.fence;
                 process.fence = process.fence.max(set.fence);
-                let done = process.session.on_desired(set, cluster);
+                process.session.on_desired(set, cluster);
                 let lost = process.session.revision() == 0;
                 self.counts.add_n("desired set of an older fence", u64::from(older));
-                if lost && self.prober_stored(p, done) {
+                if lost {
                     // A change to something that it does not follow: a new hello asks for the whole set.
                     self.counts.add("desired set asked for anew");
                     return self.prober_loses(stream, None);
                 }
-                Ok(())
             }
             Some(FromCoordinator::Ack(ack)) => {
                 self.checks.acked(&ack);
-                process.session.on_ack(&ack)
+                process.session.on_ack(&ack);
             }
             Some(FromCoordinator::Heartbeat(reply)) => {
                 process.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
                 process.session.faults.set_clock_error(process.clock.error_us());
                 process.session.faults.on_heartbeat(&reply);
-                Ok(())
             }
-            Some(FromCoordinator::FaultAck(ack)) => {
-                process.session.faults.on_ack(&ack);
-                Ok(())
-            }
+            Some(FromCoordinator::FaultAck(ack)) => process.session.faults.on_ack(&ack),
             Some(FromCoordinator::NotLeader(not)) => {
                 let hint = not.leader_address.strip_prefix('c').and_then(|n| n.parse().ok());
                 return self.prober_loses(stream, hint);
             }
-            None => Ok(()),
-        };
-        if self.prober_stored(p, done) {
-            self.prober_turn(p);
+            None => {}
         }
+        self.prober_turn(p);
     }
 
     /// Whether the store took it; a prober whose store fails stops.
@@ -249,8 +259,7 @@ impl World {
         let cluster = self.probers[p].cluster_us(self.now);
         let Some(process) = &mut self.probers[p].process else { return };
         process.session.faults.on_event(id, state, detail.to_owned(), UndoClass::FdLifetime, cluster);
-        let saved = process.session.save_faults();
-        self.prober_stored(p, saved);
+        process.session.save_faults();
     }
 
     /// Everything that is due now.
@@ -262,7 +271,9 @@ impl World {
             self.start_run(p, slot, cluster);
         }
         let Some(process) = &mut self.probers[p].process else { return };
-        let stored = process.session.close_rows(cluster).map(drop).and_then(|()| process.session.save_faults());
+        process.session.close_rows(cluster);
+        process.session.save_faults();
+        let stored = process.write();
         if !self.prober_stored(p, stored) {
             return;
         }
@@ -307,7 +318,7 @@ impl World {
         let clock_us = prober.lease_clock_us(now);
         let Some(process) = &mut prober.process else { return };
         let mut events = Vec::new();
-        for action in process.session.faults.take_actions() {
+        for action in process.session.fault_actions() {
             match action {
                 FaultAction::Start { fault_id, lease_us, not_after_us, .. } => {
                     let order = Order { id: fault_id.clone(), lease_us, not_after_us };
@@ -356,7 +367,7 @@ impl World {
         loop {
             let Some(process) = &mut self.probers[p].process else { return };
             let Some(stream) = process.stream.filter(|_| process.welcomed) else { return };
-            let faults: Vec<FaultReport> = std::iter::from_fn(|| process.session.faults.next_report()).collect();
+            let faults: Vec<FaultReport> = std::iter::from_fn(|| process.session.next_fault_report()).collect();
             let rows = process.session.rows_to_send();
             if faults.is_empty() && rows.is_empty() {
                 return;
@@ -385,6 +396,7 @@ impl World {
         let Some(process) = &mut self.probers[p].process else { return };
         let wait = process.session.next_wakeup().map_or(SLEEP_MAX_US, |at| (at - cluster).max(0) as u64 + 1);
         let most = if process.engine.disturbs() { LOOK_US } else { SLEEP_MAX_US };
+        let most = if process.writing.is_some() { WRITE_US } else { most };
         process.turn += 1;
         let turn = process.turn;
         self.after(wait.min(most), Event::Wake { p, life, turn });
