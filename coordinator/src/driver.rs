@@ -201,6 +201,9 @@ impl Driver {
         for message in outputs.messages {
             self.peers.send(message);
         }
+        for (from, what) in outputs.nonsense {
+            tracing::error!(from = format!("{from:x}"), "a member's message makes no sense and is dropped: {what}");
+        }
         for (tag, reply) in outputs.replies {
             let Some(waiter) = waiting.remove(&tag) else { continue };
             match waiter {

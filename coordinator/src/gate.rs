@@ -289,6 +289,12 @@ where
     }
 }
 
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_authorization(text: &str) {
+    let _ = bearer(text);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

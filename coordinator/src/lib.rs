@@ -8,6 +8,8 @@ mod disk;
 mod driver;
 mod effects;
 mod fleet;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gate;
 mod heartbeat;
 mod http;

@@ -303,6 +303,31 @@ impl OpenId {
     }
 }
 
+/// For tests/fuzz: a key or claims as JSON, or a token.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let config = OpenIdConfig {
+        issuer: "https://a.test".to_owned(),
+        audience: "probity".to_owned(),
+        name_claim: "email".to_owned(),
+        roles_claim: "groups".to_owned(),
+        roles: BTreeMap::from([("sre".to_owned(), Vec::new())]),
+    };
+    if let Ok(json) = serde_json::from_slice::<Value>(bytes) {
+        if let Some((_, key)) = Key::read(&json) {
+            let _ = (key.algorithm(), key.signed(b"message", bytes));
+        }
+        let _ = judge(&config, &json, 1_780_000_000, String::new());
+    }
+    let token = String::from_utf8_lossy(bytes);
+    if looks_like_jwt(&token)
+        && let Some(parts) = parts(&token)
+    {
+        let _ = (parts.algorithm, parts.key_id, parts.message, parts.signature);
+        let _ = judge(&config, &parts.claims, 1_780_000_000, String::new());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ring::rand::SystemRandom;

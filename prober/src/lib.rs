@@ -21,4 +21,6 @@ mod typed;
 
 pub use config::ProberConfig;
 pub use driver::{Error, run};
+#[cfg(feature = "fuzz")]
+pub use kinds::fuzz;
 pub use kinds::{ProbeContext, RunInfo, RunResult};

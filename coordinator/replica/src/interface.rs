@@ -134,6 +134,8 @@ pub struct Outputs {
     pub replies: Vec<(u64, Reply)>,
     /// Something was applied, or the state was replaced.
     pub applied: bool,
+    /// Messages that were dropped because they make no sense: whose, and why. For the log of a person.
+    pub nonsense: Vec<(u64, String)>,
 }
 
 /// How far another member is, as the leader knows.

@@ -12,10 +12,13 @@ mod backup;
 mod clock;
 mod convert;
 mod disk;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod interface;
 mod members;
 mod node;
 mod peers;
+mod sense;
 mod slow;
 mod snapshot;
 mod store;

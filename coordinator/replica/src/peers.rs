@@ -7,6 +7,7 @@ use crate::Fatal;
 use crate::convert;
 use crate::interface::Outputs;
 use crate::node::Replica;
+use crate::sense::nonsense;
 use crate::snapshot::{Source, Staged, Staging};
 
 impl Replica {
@@ -33,12 +34,12 @@ impl Replica {
                 let same = self.staging.as_ref().is_some_and(|s| s.manifest == manifest);
                 // What we have applied already needs no pulling; raft answers by itself.
                 if manifest.index <= self.applied {
-                    self.on_raft_message(message);
+                    self.on_raft_message(message, out);
                 } else if !same {
                     self.staging = Some(Staging::new(message, manifest));
                 }
             }
-            Some(Peer::Raft(_)) => self.on_raft_message(message),
+            Some(Peer::Raft(_)) => self.on_raft_message(message, out),
             Some(Peer::Pull(pull)) => {
                 let chunk = Source::answer(raft.mut_store().source.as_mut(), &pull)?;
                 let reply = PeerMessage { cluster_id: message.cluster_id, from: message.to, to: message.from, message: Some(Peer::Chunk(chunk)) };
@@ -54,7 +55,7 @@ impl Replica {
                         let message = staging.message.clone();
                         self.staged = Some((manifest, state, rows));
                         self.staging = None;
-                        self.on_raft_message(message);
+                        self.on_raft_message(message, out);
                     }
                 }
             }
@@ -64,11 +65,13 @@ impl Replica {
     }
 
     /// Bytes from outside never reach raft unchecked; what it does not like, it drops.
-    fn on_raft_message(&mut self, message: PeerMessage) {
+    fn on_raft_message(&mut self, message: PeerMessage, out: &mut Outputs) {
         let Some(raft) = &mut self.raft else { return };
         let Some(Peer::Raft(m)) = message.message else { return };
-        if let Ok(m) = convert::from_peer(message.from, message.to, m) {
-            let _ = raft.step(m);
+        let Ok(m) = convert::from_peer(message.from, message.to, m) else { return };
+        match nonsense(&raft.raft.raft_log, &m) {
+            Some(what) => out.nonsense.push((m.from, what)),
+            None => drop(raft.step(m)),
         }
     }
 }

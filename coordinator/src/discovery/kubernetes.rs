@@ -149,6 +149,15 @@ fn covers(pattern: &str, host: &str) -> bool {
     pattern == host || pattern.strip_prefix("*.").is_some_and(|zone| host.split_once('.').is_some_and(|(first, rest)| !first.is_empty() && rest == zone))
 }
 
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let Ok(list) = serde_json::from_slice::<Value>(bytes) else { return };
+    for item in list["items"].as_array().into_iter().flatten() {
+        let _ = (service(item), ingress(item));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;

@@ -6,7 +6,8 @@
 mod dns;
 mod file;
 mod http;
-#[cfg(feature = "kubernetes")]
+#[cfg(any(feature = "kubernetes", feature = "fuzz"))]
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, reason = "only its parser is fuzzed"))]
 mod kubernetes;
 
 use std::collections::BTreeMap;
@@ -173,4 +174,10 @@ async fn look(node: &Node, sources: &Sources, job: &Job, refresh: Duration) {
         // Not committed: it is news still, and found again.
         let _ = node.propose(Node::command(Op::DiscoverTargets(op))).await;
     }
+}
+
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_kubernetes(bytes: &[u8]) {
+    kubernetes::fuzz(bytes);
 }

@@ -175,6 +175,20 @@ impl<'b> Der<'b> {
     }
 }
 
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_certificate(bytes: &[u8]) {
+    let chain = Chain::read(&[CertificateDer::from(bytes), CertificateDer::from(bytes)]);
+    let _ = chain.facts(1_780_000_000_000_000);
+}
+
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_ocsp(bytes: &[u8]) {
+    let _ = ocsp_status(bytes).word();
+    let _ = || Der(bytes).next(0x30)?.1.inside(0x78)?.next(0x0a);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -203,6 +203,12 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = answer(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

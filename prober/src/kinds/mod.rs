@@ -5,6 +5,8 @@ mod capture;
 mod certificate;
 mod chain;
 mod dns;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod grpc;
 mod http;
 mod icmp;

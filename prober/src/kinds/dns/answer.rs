@@ -76,6 +76,20 @@ pub(super) fn alias_loop(start: &Name, answers: &[Record]) -> bool {
     }
 }
 
+/// For tests/fuzz: the bytes as an answer to its seeds' query.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let mut query = Message::query();
+    query.metadata.id = 0x1234;
+    let Ok(name) = "shop.example.".parse::<Name>() else { return };
+    query.add_query(hickory_proto::op::Query::query(name.clone(), hickory_proto::rr::RecordType::A));
+    if let Read::Ours(answer) = read(bytes, &query) {
+        let _ = alias_loop(&name, &answer.message.answers);
+        let sections = [&answer.message.answers, &answer.message.authorities, &answer.message.additionals];
+        sections.into_iter().flatten().for_each(|r| drop(text(r)));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

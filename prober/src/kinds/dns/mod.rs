@@ -146,6 +146,12 @@ async fn serial(attempt: &mut Attempt<'_>, soa: &DnsCheck, server: &Server) -> R
     serial.ok_or_else(|| Failure::new(Reason::DnsSerialMismatch, format!("{} has no SOA record of {}", server.address, soa.name)))
 }
 
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    answer::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

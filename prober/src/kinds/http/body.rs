@@ -125,6 +125,17 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
     Some(size.iter().rev().fold(0, |n, d| n << 8 | u64::from(*d)))
 }
 
+/// For tests/fuzz: the first byte says in what coding.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz(bytes: &[u8]) {
+    const MAX: u64 = 1 << 16;
+    let Some((coding, rest)) = bytes.split_first() else { return };
+    let coding = ["gzip", "deflate", "br", "zstd"][usize::from(*coding) % 4];
+    if let Ok(decoded) = one(coding, rest, MAX) {
+        assert!(decoded.len() as u64 <= MAX, "the bound holds");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

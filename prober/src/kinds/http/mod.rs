@@ -209,6 +209,12 @@ fn without_dots(path: &str) -> String {
     format!("/{}", kept.join("/"))
 }
 
+/// For tests/fuzz.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_coding(bytes: &[u8]) {
+    body::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

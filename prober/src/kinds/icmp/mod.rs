@@ -168,3 +168,12 @@ fn send_failure(error: &std::io::Error, ip: IpAddr, sending: &Sending) -> Failur
     };
     Failure::new(reason, format!("{ip}: {error}"))
 }
+
+/// For tests/fuzz: with and without an IP header, of both families.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    for message in [Some(bytes), packet::inside_v4(bytes).map(|(inner, _)| inner)].into_iter().flatten() {
+        let _ = (packet::parse_v4(message, true), packet::parse_v4(message, false), packet::parse_v6(message), packet::token_at_end(message));
+    }
+    let _ = packet::checksum(bytes);
+}

@@ -43,7 +43,7 @@ fn translate(pattern: &str) -> Result<String, &'static str> {
             }
             ']' if class => {
                 // The end of a class of POSIX is not the end of this one.
-                let posix = out.ends_with(':') && out.rfind("[:").is_some_and(|at| !out[at + 2..out.len() - 1].contains(':'));
+                let posix = out.ends_with(':') && out.rfind("[:").and_then(|at| out.get(at + 2..out.len() - 1)).is_some_and(|name| !name.contains(':'));
                 out.push(']');
                 class = posix;
             }

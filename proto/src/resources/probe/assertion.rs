@@ -5,6 +5,10 @@ use serde_json_path::JsonPath;
 use super::super::read::{At, Fields, Mistakes};
 use crate::v1::*;
 
+/// Bytes of a JSONPath, and brackets in one another.
+const JSON_PATH_BYTES_MAX: usize = 1_024;
+const JSON_PATH_DEPTH_MAX: usize = 16;
+
 /// How the values of a JSONPath are compared, as it is written.
 const COMPARISONS: &[(&str, JsonComparison)] = &[
     ("equals", JsonComparison::Equals),
@@ -28,6 +32,15 @@ pub fn regex(text: &str) -> Result<String, String> {
 
 /// A JSONPath of RFC 9535.
 pub fn json_path(text: &str) -> Result<String, String> {
+    // Its parser calls itself for each, and tries more than one way: a few hundred would overflow its stack.
+    let depth = text.chars().try_fold(0usize, |depth, c| match c {
+        '[' | '(' => Some(depth + 1).filter(|d| *d <= JSON_PATH_DEPTH_MAX),
+        ']' | ')' => Some(depth.saturating_sub(1)),
+        _ => Some(depth),
+    });
+    if text.len() > JSON_PATH_BYTES_MAX || depth.is_none() {
+        return Err(format!("a JSONPath has at most {JSON_PATH_BYTES_MAX} bytes, and {JSON_PATH_DEPTH_MAX} brackets in one another"));
+    }
     JsonPath::parse(text).map(|_| text.to_owned()).map_err(|e| format!("{text:?} is no JSONPath (RFC 9535): {} (want for example $.status)", e.message()))
 }
 
@@ -145,4 +158,20 @@ pub(super) fn one<T>(mut found: Vec<T>, at: &At<'_>, what: &str, of: &str, mista
         return None;
     }
     found.pop()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_json_path_nests_a_little() {
+        let nested = |n: usize| format!("{}@.b{}", "$.a[?(".repeat(n), ")]".repeat(n));
+        assert!(json_path(&nested(8)).is_ok());
+        assert!(json_path(&nested(9)).is_err_and(|m| m.contains("16 brackets")));
+        assert!(json_path(&format!("$.{}", "a".repeat(1_100))).is_err());
+        // What its parser makes of the worst that is let in must come to an end.
+        assert!(json_path(&"$[?(".repeat(8)).is_err());
+        assert!(json_path(&"$[?!(!(".repeat(5)).is_err());
+    }
 }
