@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its share of it")]
 
 pub mod group;
+pub mod net;
+pub mod small;
 
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -83,9 +85,14 @@ impl Server {
 
     /// With settings in its environment.
     pub fn start_with(args: &[&str], environment: &[(String, String)], log: &Path) -> Server {
+        let mut command = probity(args);
+        command.envs(environment.iter().cloned());
+        Server::spawn(command, log)
+    }
+
+    pub fn spawn(mut command: Command, log: &Path) -> Server {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
-        let child =
-            probity(args).envs(environment.iter().cloned()).stdout(file.try_clone().expect("a second handle")).stderr(file).spawn().expect("probity starts");
+        let child = command.stdout(file.try_clone().expect("a second handle")).stderr(file).spawn().expect("probity starts");
         Server { child, log: log.to_owned() }
     }
 
