@@ -10,6 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     prost_build::Config::new()
         // Sorted maps: one encoding per value, on every replica.
         .btree_map(["."])
+        // Entries are held, sent and written by several at once: they share their bytes.
+        .bytes([".probity.v1.RaftEntry"])
         // Rare, and as large as all the rest of an answer.
         .boxed(".probity.v1.Applied.token")
         .compile_fds(descriptors)?;

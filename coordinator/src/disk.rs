@@ -15,6 +15,8 @@ use redb::{BackendError, Database, DatabaseError, StorageBackend};
 const WINDOW: Duration = Duration::from_secs(10);
 /// ...or of so many, the newest.
 const KEPT: usize = 4_096;
+/// Pages of the file in memory: the state is there already, so that only writes look at them. redb's own default is 1 GiB.
+const CACHE_BYTES: usize = 64 << 20;
 /// Of fewer there is none.
 const ENOUGH: usize = 5;
 
@@ -127,7 +129,7 @@ impl DataFile {
 impl Medium for DataFile {
     fn open(&mut self) -> Result<Database, DatabaseError> {
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path)?;
-        redb::Builder::new().create_with_backend(Metered { file: FileBackend::new(file)?, times: self.times.clone() })
+        redb::Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(Metered { file: FileBackend::new(file)?, times: self.times.clone() })
     }
 
     fn bytes(&self) -> u64 {

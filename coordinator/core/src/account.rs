@@ -158,8 +158,9 @@ pub(crate) fn expire(state: &mut State) {
     let now = state.now();
     let due: Vec<u64> = state.index.attention.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
     for id in due {
-        let Some(a) = state.assignments.get(&number_key(id)).cloned() else { continue };
-        rows::missed(state, &a, assign::end_n(&a, now - GIVEN_UP_AFTER_US), Reason::ProberLost);
+        let Some(mut a) = state.assignments.get(&number_key(id)).map(assign::outline) else { continue };
+        let given_up = assign::end_n(&a, now - GIVEN_UP_AFTER_US);
+        rows::missed(state, &mut a, given_up, Reason::ProberLost);
         fold_if_done(state, id);
     }
 }

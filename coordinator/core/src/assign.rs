@@ -27,6 +27,24 @@ pub fn last_end_n(a: &AssignmentRecord) -> u64 {
     if a.until_us == 0 { u64::MAX } else { end_n(a, a.until_us) }
 }
 
+/// What its rows are counted by: all of it but its counts and what it runs, which are larger than the rest.
+pub(crate) fn outline(a: &AssignmentRecord) -> AssignmentRecord {
+    AssignmentRecord {
+        id: a.id,
+        check: a.check.clone(),
+        prober: a.prober.clone(),
+        generation: a.generation,
+        interval_us: a.interval_us,
+        phase_us: a.phase_us,
+        from_us: a.from_us,
+        until_us: a.until_us,
+        first_n: a.first_n,
+        next_n: a.next_n,
+        thresholds_us: a.thresholds_us.clone(),
+        ..AssignmentRecord::default()
+    }
+}
+
 /// The assignments of a check, oldest first.
 pub fn of_check<'a>(state: &'a State, check: &str) -> impl Iterator<Item = &'a AssignmentRecord> {
     ids(state, state.index.by_check.get(check))

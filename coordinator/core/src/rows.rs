@@ -87,7 +87,7 @@ fn content(state: &mut State, row: &ReportRow) -> bool {
     if malformed(row).is_some() {
         return false;
     }
-    let Some(a) = state.assignments.get(&number_key(row.assignment)).filter(|a| a.prober == row.prober).cloned() else {
+    let Some(mut a) = state.assignments.get(&number_key(row.assignment)).filter(|a| a.prober == row.prober).map(assign::outline) else {
         // Runs of an assignment that is gone or never was.
         let runs = row.outcomes.iter().map(|o| runs(o.reason(), u64::from(o.count))).sum::<u64>();
         if runs > 0 {
@@ -99,7 +99,7 @@ fn content(state: &mut State, row: &ReportRow) -> bool {
     if assign::schedule(&a).due(last_n) > state.now().saturating_add(AHEAD_US) {
         return false;
     }
-    gap(state, &a, row);
+    gap(state, &mut a, row);
     let end = assign::last_end_n(&a);
     let mut n = row.first_n;
     for run in &row.outcomes {
@@ -109,7 +109,7 @@ fn content(state: &mut State, row: &ReportRow) -> bool {
         let outside = to.min(a.first_n).saturating_sub(from) + to.saturating_sub(from.max(end));
         extra(state, a.id, runs(reason, outside));
         // What overlaps with earlier rows was counted with them.
-        count(state, &a, to.min(end), Outcome { from, reason, counts_as: reason, slower_than: run.slower_than, row: Some(row) });
+        count(state, &mut a, to.min(end), Outcome { from, reason, counts_as: reason, slower_than: run.slower_than, row: Some(row) });
     }
     voice::show(state, &a, row);
     account::fold_if_done(state, row.assignment);
@@ -128,16 +128,17 @@ fn extra(state: &mut State, assignment: u64, runs: u64) {
 }
 
 /// Slots between the last row and this one: the old spool's, or dropped by the present one.
-fn gap(state: &mut State, a: &AssignmentRecord, row: &ReportRow) {
+fn gap(state: &mut State, a: &mut AssignmentRecord, row: &ReportRow) {
     let spool = state.probers.get(&row.prober);
     let spool_since_us = spool.filter(|p| !p.retired_spools.is_empty()).map_or(0, |p| p.spool_since_us);
     let until = row.first_n.min(assign::last_end_n(a));
-    missed(state, a, until.min(assign::schedule(a).first_at_or_after(spool_since_us)), Reason::SpoolReplaced);
+    let replaced = until.min(assign::schedule(a).first_at_or_after(spool_since_us));
+    missed(state, a, replaced, Reason::SpoolReplaced);
     missed(state, a, until, Reason::SpoolDropped);
 }
 
 /// All slots before `to` that are not known yet are missed.
-pub(crate) fn missed(state: &mut State, a: &AssignmentRecord, to: u64, reason: Reason) {
+pub(crate) fn missed(state: &mut State, a: &mut AssignmentRecord, to: u64, reason: Reason) {
     count(state, a, to, Outcome { from: 0, reason, counts_as: reason, slower_than: 0, row: None });
 }
 
@@ -154,7 +155,7 @@ struct Outcome<'a> {
 }
 
 /// Counts the slots before `to` that are not known yet. While its prober was sick, its runs say nothing (rule R10).
-fn count(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>) {
+fn count(state: &mut State, a: &mut AssignmentRecord, to: u64, outcome: Outcome<'_>) {
     let (sick_from, sick_to) = match sickness::between(state, &a.prober) {
         Some((since, until)) if outcome.reason.class() != Class::Missed => {
             let schedule = assign::schedule(a);
@@ -167,15 +168,15 @@ fn count(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>)
     piece(state, a, to, outcome);
 }
 
-/// Adds one outcome to every account that its slots belong to.
-fn piece(state: &mut State, a: &AssignmentRecord, to: u64, outcome: Outcome<'_>) {
-    let Some(next_n) = state.assignments.get(&number_key(a.id)).map(|a| a.next_n) else { return };
+/// Adds one outcome to every account that its slots belong to. `a` is an outline whose `next_n` follows the record's.
+fn piece(state: &mut State, a: &mut AssignmentRecord, to: u64, outcome: Outcome<'_>) {
     let counted_again = outcome.row.is_some() && bugs::on(Bug::DuplicateRowApplied);
-    let from = if counted_again { outcome.from } else { outcome.from.max(next_n) };
+    let from = if counted_again { outcome.from } else { outcome.from.max(a.next_n) };
     if to <= from {
         return;
     }
     let (slots, reason) = (to - from, outcome.counts_as);
+    a.next_n = a.next_n.max(to);
     assign::update(state, a.id, |a| {
         a.next_n = a.next_n.max(to);
         match reason.class() {

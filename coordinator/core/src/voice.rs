@@ -21,7 +21,8 @@ pub const DETAILS_KEPT: usize = 4;
 /// Slots of one outcome: a voice may turn, and the verdict with it.
 pub(crate) fn on_slots(state: &mut State, facts: &SlotFacts<'_>, row: Option<&ReportRow>) {
     let a = facts.assignment;
-    if !assigned(state, &a.check, &a.prober) {
+    // Rows are mostly of open assignments; those of an ended one count where it has a successor.
+    if a.until_us != 0 && !assigned(state, &a.check, &a.prober) {
         return;
     }
     let schedule = assign::schedule(a);

@@ -94,11 +94,11 @@ pub(crate) fn to_entry(e: RaftEntry) -> Result<eraftpb::Entry, BadMessage> {
         // Checked where it comes in: when it is applied it is too late to refuse.
         to_conf_change(&e.data).map_err(|()| BadMessage::ConfChange(e.index))?;
     }
-    Ok(eraftpb::Entry { entry_type, term: e.term, index: e.index, data: e.data.into(), context: e.context.into(), ..Default::default() })
+    Ok(eraftpb::Entry { entry_type, term: e.term, index: e.index, data: e.data, context: e.context, ..Default::default() })
 }
 
 pub(crate) fn from_entry(e: eraftpb::Entry) -> RaftEntry {
-    RaftEntry { entry_type: e.entry_type as u32, term: e.term, index: e.index, data: e.data.to_vec(), context: e.context.to_vec() }
+    RaftEntry { entry_type: e.entry_type as u32, term: e.term, index: e.index, data: e.data, context: e.context }
 }
 
 /// A change of members from an entry's data: parsed by prost, rebuilt for raft. Both encodings are the same on the wire.
@@ -195,7 +195,7 @@ mod tests {
             ConfChangeRecord { changes: vec![nobody], ..Default::default() },
             ConfChangeRecord { changes: vec![unknown], ..Default::default() },
         ] {
-            let entry = RaftEntry { entry_type: 2, index: 5, data: wrong.encode_to_vec(), ..RaftEntry::default() };
+            let entry = RaftEntry { entry_type: 2, index: 5, data: wrong.encode_to_vec().into(), ..RaftEntry::default() };
             assert_eq!(to_entry(entry), Err(BadMessage::ConfChange(5)));
         }
     }

@@ -22,6 +22,8 @@ pub struct Config {
     pub flush_ticks: u64,
     /// The log is cut when it is longer than this; a quarter of it is kept for followers that lag a little.
     pub log_entries_max: u64,
+    /// The same in bytes: reports of large fleets make large entries, and the log is in memory too.
+    pub log_bytes_max: u64,
     /// A file below this is not made smaller.
     pub compact_bytes_min: u64,
     /// A disk is slow when the 99th percentile of its commits takes this many microseconds...
@@ -41,6 +43,7 @@ impl Default for Config {
             flush_entries: 4_096,
             flush_ticks: 100,
             log_entries_max: 20_000,
+            log_bytes_max: 128 << 20,
             compact_bytes_min: 32 << 20,
             slow_persist_us: 100_000,
             slow_ticks: 200,

@@ -412,9 +412,9 @@ impl Replica {
 
     /// Writes the state to the disk now, and cuts the log when it is long.
     pub fn flush(&mut self) -> Result<(), Fatal> {
-        let long = self.raft.as_ref().is_some_and(|r| r.store().log_len() > self.config.log_entries_max);
-        let keep_from = if long { self.applied.saturating_sub(self.config.log_entries_max / 4) + 1 } else { 0 };
-        self.flush_rows(keep_from)
+        let Config { log_entries_max, log_bytes_max, .. } = self.config;
+        let keep_from = self.raft.as_ref().and_then(|r| r.store().keep_from(self.applied, log_entries_max, log_bytes_max));
+        self.flush_rows(keep_from.unwrap_or(0))
     }
 
     /// The state to the disk; entries before `keep_from` go.

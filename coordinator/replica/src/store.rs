@@ -111,6 +111,8 @@ pub(crate) struct Store {
     /// The newest entry that is no longer in the log.
     truncated: (u64, u64),
     entries: VecDeque<eraftpb::Entry>,
+    /// Of their data.
+    entries_bytes: u64,
     /// State rows are on the disk as of this index.
     pub(crate) flushed: u64,
     /// The hash of those rows; a store that was formed and has none of its own yet, or that an older build wrote, says nothing.
@@ -121,10 +123,14 @@ pub(crate) struct Store {
     pub(crate) snapshot_wanted: std::cell::Cell<bool>,
 }
 
-fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
-    let crc = crc32c::crc32c(&bytes);
+/// Appends the checksum to what was written to `bytes`.
+fn seal(bytes: &mut Vec<u8>) {
+    let crc = crc32c::crc32c(bytes);
     bytes.extend_from_slice(&crc.to_le_bytes());
-    bytes
+}
+
+fn bytes<'e>(entries: impl IntoIterator<Item = &'e eraftpb::Entry>) -> u64 {
+    entries.into_iter().map(|e| e.data.len() as u64).sum()
 }
 
 pub(crate) fn unseal<'b>(what: &dyn Fn() -> String, bytes: &'b [u8]) -> Result<&'b [u8], OpenError> {
@@ -146,6 +152,7 @@ impl Store {
             conf_state: ConfStateRecord::default(),
             truncated: (0, 0),
             entries: VecDeque::new(),
+            entries_bytes: 0,
             flushed: 0,
             state_hash: None,
             source: None,
@@ -211,6 +218,7 @@ impl Store {
                 if entry.index != expected {
                     return Err(OpenError::Inconsistent(format!("log entry {expected} is missing")));
                 }
+                self.entries_bytes += entry.data.len() as u64;
                 self.entries.push_back(entry);
             }
         }
@@ -253,8 +261,9 @@ impl Store {
         txn.commit().map_err(error)
     }
 
-    fn put_meta(txn: &redb::WriteTransaction, key: &str, value: Vec<u8>) -> Result<(), redb::Error> {
-        txn.open_table(META).map_err(error)?.insert(key, seal(value).as_slice()).map_err(error)?;
+    fn put_meta(txn: &redb::WriteTransaction, key: &str, mut value: Vec<u8>) -> Result<(), redb::Error> {
+        seal(&mut value);
+        txn.open_table(META).map_err(error)?.insert(key, value.as_slice()).map_err(error)?;
         Ok(())
     }
 
@@ -357,8 +366,12 @@ impl Store {
                 for index in first..=last {
                     log.remove(index).map_err(error)?;
                 }
+                let mut sealed = Vec::new();
                 for entry in &entries {
-                    log.insert(entry.index, seal(convert::from_entry(entry.clone()).encode_to_vec()).as_slice()).map_err(error)?;
+                    sealed.clear();
+                    convert::from_entry(entry.clone()).encode(&mut sealed).expect("a vector has room");
+                    seal(&mut sealed);
+                    log.insert(entry.index, sealed.as_slice()).map_err(error)?;
                 }
             }
             if let Some(hs) = hard_state {
@@ -367,7 +380,10 @@ impl Store {
             Ok(())
         })?;
         if let Some(first) = first {
-            self.entries.truncate((first - self.truncated.0 - 1) as usize);
+            let kept = (first - self.truncated.0 - 1) as usize;
+            self.entries_bytes -= bytes(self.entries.range(kept.min(self.entries.len())..));
+            self.entries.truncate(kept);
+            self.entries_bytes += bytes(&entries);
             self.entries.extend(entries);
         }
         if let Some(hs) = hard_state {
@@ -407,7 +423,9 @@ impl Store {
         self.flushed = applied;
         self.state_hash = Some(state_hash);
         if let (true, Some(cut_term)) = (truncate, cut_term) {
-            self.entries.drain(..(cut - self.truncated.0) as usize);
+            let dropped = (cut - self.truncated.0) as usize;
+            self.entries_bytes -= bytes(self.entries.range(..dropped));
+            self.entries.drain(..dropped);
             self.truncated = (cut, cut_term);
         }
         Ok(())
@@ -435,6 +453,7 @@ impl Store {
         self.flushed = manifest.index;
         self.state_hash = Some(manifest.state_hash);
         self.entries.clear();
+        self.entries_bytes = 0;
         Ok(())
     }
 
@@ -452,9 +471,18 @@ impl Store {
         &self.entries
     }
 
-    /// Number of entries that are kept.
-    pub(crate) fn log_len(&self) -> u64 {
-        self.entries.len() as u64
+    /// From where on the log is kept when it is longer than `entries_max` or `bytes_max`: a quarter of both, and all that is not applied.
+    pub(crate) fn keep_from(&self, applied: u64, entries_max: u64, bytes_max: u64) -> Option<u64> {
+        if self.entries.len() as u64 <= entries_max && self.entries_bytes <= bytes_max {
+            return None;
+        }
+        let mut kept_bytes = 0;
+        let newest = self.entries.iter().rev().take((entries_max / 4) as usize).take_while(|e| {
+            kept_bytes += e.data.len() as u64;
+            kept_bytes <= bytes_max / 4
+        });
+        let by_size = self.last().0 + 1 - newest.count() as u64;
+        Some(by_size.min(applied + 1))
     }
 
     pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
@@ -486,10 +514,16 @@ fn position(index: u64, term: u64) -> Vec<u8> {
 
 fn write_rows(txn: &redb::WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
     let mut table = txn.open_table(STATE).map_err(error)?;
+    let mut sealed = Vec::new();
     for change in changes {
         let key = (change.table, change.key.as_str());
         match &change.value {
-            Some(value) => drop(table.insert(key, seal(value.clone()).as_slice()).map_err(error)?),
+            Some(value) => {
+                sealed.clear();
+                sealed.extend_from_slice(value);
+                seal(&mut sealed);
+                table.insert(key, sealed.as_slice()).map_err(error)?;
+            }
             None => drop(table.remove(key).map_err(error)?),
         }
     }

@@ -190,3 +190,24 @@ fn followers_give_space_back_one_at_a_time_and_the_leader_when_it_starts_anew() 
     net.until("a leader", |net| net.leader().is_some());
     net.assert_equal();
 }
+
+#[test]
+fn a_log_of_large_entries_is_cut_by_their_bytes() {
+    const BYTES_MAX: usize = 256 * 1024;
+    let mut net = Net::with(Config { flush_entries: 4, log_bytes_max: BYTES_MAX as u64, ..Config::default() }, &[1, 2, 3]);
+    for i in 0..60 {
+        net.write(&format!("{i}{}", "x".repeat(30_000)));
+    }
+    net.ticks(200);
+    for member in net.members.values() {
+        let kept: usize = member.log_from(0).map(|(.., data)| data.len()).sum();
+        assert!(kept > 0 && kept <= BYTES_MAX + 4 * 31_000, "{kept} bytes in the log of {member:?}");
+    }
+    // What is left is enough to start from.
+    net.crash(2);
+    net.write("without it");
+    net.start(2).expect("it opens");
+    net.until("a leader", |net| net.leader().is_some());
+    net.ticks(20);
+    net.assert_equal();
+}

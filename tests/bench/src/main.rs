@@ -8,6 +8,7 @@ mod cluster;
 mod control;
 mod etcd;
 mod failover;
+mod rows;
 mod stats;
 
 use std::path::PathBuf;
@@ -19,7 +20,7 @@ use clap::{Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "probity-bench",
-    after_help = "Examples:\n  cargo run --release -p probity-bench -- control\n  cargo run --release -p probity-bench -- failover --kills 30"
+    after_help = "Examples:\n  cargo run --release -p probity-bench -- control\n  cargo run --release -p probity-bench -- failover --kills 30\n  cargo run --release -p probity-bench -- rows"
 )]
 struct Cli {
     /// The probity binary; beside this one when absent
@@ -48,6 +49,18 @@ enum What {
         /// How often
         #[arg(long, default_value_t = 30)]
         kills: usize,
+    },
+    /// The reports of a large fleet, accounted for by three members: simulated probers, checks once a second, rows every 10 s
+    Rows {
+        /// Probers
+        #[arg(long, default_value_t = 1_000)]
+        probers: usize,
+        /// Checks, each by one prober
+        #[arg(long, default_value_t = 200_000)]
+        checks: usize,
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
     },
     /// Processor time of a probe through /probe, beside Debian's blackbox_exporter where it is installed
     Blackbox {
@@ -79,6 +92,10 @@ async fn main() -> ExitCode {
     let done = match cli.what {
         What::Control { seconds, clients, rounds } => tokio::task::LocalSet::new().run_until(control::run(&probity, seconds, &clients, rounds)).await,
         What::Failover { kills } => failover::run(&probity, kills).await,
+        What::Rows { probers, checks, seconds } => {
+            let plan = rows::Plan { probers: probers.max(1), checks: checks.max(probers), seconds: seconds.max(1) };
+            tokio::task::LocalSet::new().run_until(rows::run(&probity, plan)).await
+        }
         What::Blackbox { probes, concurrency, rounds } => blackbox::run(&probity, probes.max(1), concurrency.max(1), rounds.max(1)).await,
     };
     match done {

@@ -31,6 +31,12 @@ pub(crate) fn rss_mib(pid: u32) -> f64 {
     line.and_then(|l| l.trim().strip_suffix(" kB")).and_then(|n| n.trim().parse::<f64>().ok()).unwrap_or(0.0) / 1_024.0
 }
 
+/// Bytes that a process had written to the disk (proc(5), io write_bytes).
+pub(crate) fn written_bytes(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default();
+    text.lines().find_map(|l| l.strip_prefix("write_bytes: ")).and_then(|n| n.trim().parse().ok()).unwrap_or(0)
+}
+
 /// Prints aligned columns.
 pub(crate) fn print_table(rows: &[Vec<String>]) {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -270,10 +270,10 @@ pub(crate) fn path_seeds() -> Vec<Vec<u8>> {
 }
 
 pub(crate) fn peer_seeds() -> Vec<Vec<u8>> {
-    let entry = RaftEntry { entry_type: 0, term: 2, index: 9, data: b"data".to_vec(), context: Vec::new() };
+    let entry = RaftEntry { entry_type: 0, term: 2, index: 9, data: b"data".to_vec().into(), ..RaftEntry::default() };
     let change = RaftEntry {
         entry_type: 2,
-        data: ConfChangeRecord { changes: vec![ConfChangeSingle { change_type: 0, node: 3 }], ..Default::default() }.encode_to_vec(),
+        data: ConfChangeRecord { changes: vec![ConfChangeSingle { change_type: 0, node: 3 }], ..Default::default() }.encode_to_vec().into(),
         ..entry.clone()
     };
     let raft = |msg_type, entries| RaftMessage { msg_type, term: 2, index: 8, log_term: 2, entries, commit: 8, ..RaftMessage::default() };
