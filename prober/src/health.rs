@@ -31,8 +31,8 @@ pub(crate) struct Health(Arc<Mutex<Shown>>);
 #[derive(Debug, Default)]
 struct Shown {
     prober: String,
-    /// By (namespace, probe).
-    runs: BTreeMap<(String, String), Runs>,
+    /// By "namespace/probe".
+    runs: BTreeMap<String, Runs>,
     spool: (u64, u64, u64),
     assignments: usize,
     connected: bool,
@@ -50,6 +50,11 @@ struct Runs {
     /// Durations of those that reached their target; the last bucket has no bound.
     buckets: [u64; BUCKETS_US.len() + 1],
     sum_us: u64,
+}
+
+/// Namespace and name of a probe.
+fn names(probe: &str) -> (&str, &str) {
+    probe.split_once('/').unwrap_or(("", probe))
 }
 
 fn outcome(reason: Reason) -> &'static str {
@@ -72,13 +77,13 @@ impl Health {
 
     /// Counts a finished run.
     pub(crate) fn count(&self, check: &str, reason: Reason, duration_us: u64) {
-        let (namespace, probe) = CheckName::parse(check).map_or(("", check), |name| (name.namespace, name.probe));
+        let probe = CheckName::parse(check).map_or(check, |name| &check[..name.namespace.len() + 1 + name.probe.len()]);
         let Ok(mut shown) = self.0.lock() else { return };
-        let mut key = (namespace.to_owned(), probe.to_owned());
-        if shown.runs.len() >= PROBES_MAX && !shown.runs.contains_key(&key) {
-            key = (String::new(), "other".to_owned());
+        let probe = if shown.runs.len() < PROBES_MAX || shown.runs.contains_key(probe) { probe } else { "other" };
+        if !shown.runs.contains_key(probe) {
+            shown.runs.insert(probe.to_owned(), Runs::default());
         }
-        let runs = shown.runs.entry(key).or_default();
+        let Some(runs) = shown.runs.get_mut(probe) else { return };
         *runs.reasons.entry(reason as i32).or_default() += 1;
         if reason.class() != Class::Missed {
             runs.buckets[BUCKETS_US.partition_point(|bound| *bound < duration_us)] += 1;
@@ -104,7 +109,8 @@ impl Health {
             }
         };
         let mut runs = Vec::new();
-        for ((namespace, probe), of) in &shown.runs {
+        for (name, of) in &shown.runs {
+            let (namespace, probe) = names(name);
             for (reason, n) in &of.reasons {
                 let reason = probity_proto::reason::from_number(*reason);
                 runs.push((format!(",namespace={namespace:?},probe={probe:?},outcome=\"{}\",reason=\"{}\"", outcome(reason), reason.label()), *n));
@@ -127,7 +133,8 @@ impl Health {
 fn durations(shown: &Shown, out: &mut String) {
     let name = "probity_probe_duration_seconds";
     let _ = writeln!(out, "# HELP {name} How long runs took that reached their target.\n# TYPE {name} histogram");
-    for ((namespace, probe), of) in &shown.runs {
+    for (of_probe, of) in &shown.runs {
+        let (namespace, probe) = names(of_probe);
         let labels = format!("prober={:?},namespace={namespace:?},probe={probe:?}", shown.prober);
         histogram(out, name, &labels, &BUCKETS_US, &of.buckets, of.sum_us);
     }

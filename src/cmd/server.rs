@@ -47,6 +47,8 @@ pub(super) fn log(default: &str) {
 
 /// Where spans and metrics go, as the environment says.
 pub(super) fn otel(service: &str, instance: &str) -> Result<Otel, Fail> {
+    // The exporter over HTTP makes a TLS client, whatever its URL is.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let attributes = [("service.instance.id", instance.to_owned()), ("service.version", env!("CARGO_PKG_VERSION").to_owned())];
     Otel::from_env(service, &attributes).map_err(|e| Fail::of(exit::MISUSE, &e))
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Write;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::Value;
 
 use crate::kinds::RunResult;
@@ -18,8 +19,8 @@ pub(super) struct Record {
     pub(super) started_at_us: i64,
     pub(super) success: bool,
     pub(super) why_not: String,
-    pub(super) shown: Value,
-    pub(super) metrics: String,
+    pub(super) shown: Arc<Value>,
+    pub(super) metrics: Bytes,
     pub(super) result: RunResult,
 }
 
@@ -91,8 +92,8 @@ impl Record {
         } else {
             line(end_us, "error", "Probe failed", format!("{duration} reason={} err={:?}", self.result.reason.label(), self.why_not));
         }
-        let module = serde_saphyr::to_string(&self.shown).unwrap_or_default();
-        format!("{out}\n\n\nMetrics that would have been returned:\n{}\n\n\nModule configuration:\n{module}", self.metrics)
+        let module = serde_saphyr::to_string(&*self.shown).unwrap_or_default();
+        format!("{out}\n\n\nMetrics that would have been returned:\n{}\n\n\nModule configuration:\n{module}", String::from_utf8_lossy(&self.metrics))
     }
 }
 
@@ -109,8 +110,8 @@ mod tests {
             started_at_us: 0,
             success,
             why_not: String::new(),
-            shown: Value::Null,
-            metrics: String::new(),
+            shown: Arc::default(),
+            metrics: Bytes::new(),
             result: RunResult::default(),
         }
     }

@@ -154,7 +154,7 @@ impl Exporter {
             success: verdict.success,
             why_not: verdict.why_not,
             shown: asked.module.shown.clone(),
-            metrics,
+            metrics: metrics.into(),
             result,
         }
     }

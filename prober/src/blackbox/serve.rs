@@ -142,7 +142,7 @@ async fn logs(State(exporter): State<Arc<Exporter>>, Query(parameters): Paramete
 
 async fn config(State(exporter): State<Arc<Exporter>>) -> Response {
     let config = exporter.config();
-    let modules: serde_json::Map<_, _> = config.modules.iter().map(|(name, m)| (name.clone(), m.shown.clone())).collect();
+    let modules: serde_json::Map<_, _> = config.modules.iter().map(|(name, m)| (name.clone(), serde_json::Value::clone(&m.shown))).collect();
     let text = serde_saphyr::to_string(&serde_json::json!({"modules": modules})).unwrap_or_default();
     ([(header::CONTENT_TYPE, "text/plain")], text).into_response()
 }
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn time_outs() {
-        let module = |timeout_us| Module { timeout_us, prober: Prober::Tcp(Box::default()), shown: serde_json::Value::Null };
+        let module = |timeout_us| Module { timeout_us, prober: Prober::Tcp(Box::default()), shown: Arc::default() };
         for (own, header, offset_us, us) in [
             (0, None, 500_000, 119_500_000),
             (0, Some("10"), 500_000, 9_500_000),

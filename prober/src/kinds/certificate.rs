@@ -23,6 +23,8 @@ pub(super) struct Chain {
     pub(super) not_after_us: i64,
     /// SHA-256 of each public key (SPKI), in base64.
     pub(super) pins: Vec<String>,
+    /// As blackbox prints it.
+    as_go_has_it: Vec<(&'static str, String)>,
 }
 
 impl Chain {
@@ -40,6 +42,7 @@ impl Chain {
                 found.leaf(&certificate, not_after_s);
             }
         }
+        found.as_go_has_it = super::chain::facts(chain);
         found
     }
 
@@ -74,6 +77,7 @@ impl Chain {
             ("tls.server.days_left", (self.not_after_us.saturating_sub(now_us)).div_euclid(86_400_000_000).to_string()),
             ("tls.server.chain", self.subjects.join(" < ")),
         ];
+        facts.extend(self.as_go_has_it.iter().cloned());
         facts.extend(self.pins.first().map(|pin| ("tls.server.spki_sha256", pin.clone())));
         facts
     }

@@ -297,16 +297,17 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
         traceparent: traceparent.to_owned(),
     };
     let kind = spec.kind.as_ref().and_then(|k| k.kind.as_ref());
+    // Each in a box of its own size: a run of one kind need not carry the room of the largest, nor be moved with it.
     let work = async {
         match kind {
-            Some(Kind::Http(check)) => http::run(&mut attempt, check).await,
-            Some(Kind::Tcp(check)) => tcp::run(&mut attempt, check).await,
-            Some(Kind::Dns(check)) => dns::run(&mut attempt, check).await,
-            Some(Kind::Tls(check)) => tcp::watch(&mut attempt, check).await,
-            Some(Kind::Icmp(check)) => icmp::run(&mut attempt, check).await,
-            Some(Kind::Udp(check)) => udp::run(&mut attempt, check).await,
-            Some(Kind::Grpc(check)) => grpc::run(&mut attempt, check).await,
-            Some(Kind::Websocket(check)) => websocket::run(&mut attempt, check).await,
+            Some(Kind::Http(check)) => Box::pin(http::run(&mut attempt, check)).await,
+            Some(Kind::Tcp(check)) => Box::pin(tcp::run(&mut attempt, check)).await,
+            Some(Kind::Dns(check)) => Box::pin(dns::run(&mut attempt, check)).await,
+            Some(Kind::Tls(check)) => Box::pin(tcp::watch(&mut attempt, check)).await,
+            Some(Kind::Icmp(check)) => Box::pin(icmp::run(&mut attempt, check)).await,
+            Some(Kind::Udp(check)) => Box::pin(udp::run(&mut attempt, check)).await,
+            Some(Kind::Grpc(check)) => Box::pin(grpc::run(&mut attempt, check)).await,
+            Some(Kind::Websocket(check)) => Box::pin(websocket::run(&mut attempt, check)).await,
             None => Err(Failure::new(Reason::Unsupported, "a kind that this prober does not know")),
         }
     };

@@ -200,9 +200,6 @@ impl Attempt<'_> {
         for (name, value) in chain.facts(now_us()) {
             self.fact(name, value);
         }
-        for (name, value) in super::chain::facts(&seen.chain) {
-            self.fact(name, value);
-        }
         self.fact("tls.server.ocsp", certificate::ocsp_status(&seen.ocsp).word());
         chain
     }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use probity_proto::v1::{Reason, UdpCheck};
-use regex::bytes::Regex;
 use std::net::SocketAddr;
 use tokio::time::timeout_at;
 
@@ -19,7 +18,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &UdpCheck) -> Result<(
     let addresses = attempt.resolve(host).await?;
     let Some(ip) = addresses.first() else { return Err(Failure::new(Reason::DnsNoAddress, format!("{host} has no address"))) };
     let peer = SocketAddr::new(*ip, port);
-    let expected = Regex::new(&check.expect).map_err(|e| Failure::new(Reason::Unsupported, e.to_string()))?;
+    let expected = attempt.context.patterns.regex(&check.expect)?;
     attempt.phases.next("first_byte");
     let socket = attempt.udp(peer).await?;
     // Refused: a host without that port says so by ICMP.

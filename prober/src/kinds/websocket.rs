@@ -4,7 +4,6 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, Uri, header};
 use probity_proto::v1::web_socket_step::Step;
 use probity_proto::v1::{Reason, TlsOptions, WebSocketCheck};
-use regex::bytes::Regex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::error::{CapacityError, ProtocolError};
@@ -92,7 +91,7 @@ async fn over(
 }
 
 async fn expect(attempt: &mut Attempt<'_>, socket: &mut WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, pattern: &str) -> Result<(), Failure> {
-    let expected = Regex::new(pattern).map_err(|e| Failure::new(Reason::Unsupported, e.to_string()))?;
+    let expected = attempt.context.patterns.regex(pattern)?;
     let mut others = 0u64;
     loop {
         let message = next(socket).await?;

@@ -3,17 +3,17 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use tempfile::TempDir;
 use tokio::net::TcpStream;
 
 use crate::cluster::{Process, free_ports};
 use crate::stats::{cpu_seconds, median, percentile, print_table, rss_mib};
+use crate::target;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -40,8 +40,8 @@ struct Measured {
 pub(crate) async fn run(probity: &Path, probes: usize, concurrency: usize, rounds: usize) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
     let ports = free_ports(3)?;
-    let target = target(&dir, probity, ports[0])?;
-    answers(ports[0]).await?;
+    let target = target::web(&dir, probity, ports[0])?;
+    target::answers("127.0.0.1", ports[0]).await?;
     let config = dir.path().join("blackbox.yml");
     std::fs::write(&config, MODULES)?;
     let mut exporters = vec![exporter("probity", Command::new(probity).arg("blackbox"), &config, ports[1])?];
@@ -50,18 +50,19 @@ pub(crate) async fn run(probity: &Path, probes: usize, concurrency: usize, round
         Err(_) => println!("blackbox_exporter is not installed (Debian: prometheus-blackbox-exporter): no comparison"),
     }
     for exporter in &exporters {
-        answers(exporter.port).await?;
+        target::answers("127.0.0.1", exporter.port).await?;
     }
+    println!("load average {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
     println!("{probes} probes a round, {concurrency} at once, {rounds} rounds, medians; target: {} on this machine", target.1);
     let mut rows = vec![["PROBE", "EXPORTER", "CPU US/PROBE", "PROBES/S", "P50 MS", "P99 MS", "RSS MIB", "RATIO"].map(str::to_owned).to_vec()];
-    let http = format!("127.0.0.1:{}", ports[0]);
-    for (module, address) in [("http", http.as_str()), ("tcp", http.as_str()), ("icmp", "127.0.0.1")] {
+    let web: Vec<String> = target.2.iter().map(|a| format!("{a}:{}", ports[0])).collect();
+    for (module, addresses) in [("http", &web), ("tcp", &web), ("icmp", &target.2)] {
         let mut measured: Vec<Measured> = exporters.iter().map(|_| Measured::default()).collect();
         let mut failed = None;
         for _ in 0..rounds {
             // In turns, so that what else happens on the machine hits both.
             for (exporter, measured) in exporters.iter().zip(&mut measured) {
-                if let Err(e) = round(exporter, module, address, probes, concurrency, measured).await {
+                if let Err(e) = round(exporter, module, addresses, probes, concurrency, measured).await {
                     failed = Some(format!("{module}: {}: {e}", exporter.name));
                 }
             }
@@ -85,47 +86,19 @@ pub(crate) async fn run(probity: &Path, probes: usize, concurrency: usize, round
     Ok(())
 }
 
-/// nginx where it is installed, else the shop.
-fn target(dir: &TempDir, probity: &Path, port: u16) -> Result<(Process, &'static str), Error> {
-    let quiet = |command: &mut Command| command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().map(Process);
-    if Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok() {
-        let at = dir.path().display();
-        let config = format!(
-            "worker_processes 1; daemon off; pid {at}/pid; error_log {at}/error.log;\nevents {{ worker_connections 4096; }}\nhttp {{ access_log off; client_body_temp_path {at}/b; proxy_temp_path {at}/p; fastcgi_temp_path {at}/f; uwsgi_temp_path {at}/u; scgi_temp_path {at}/s;\n server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ default_type application/json; return 200 '{{\"status\": \"ok\"}}\\n'; }} }} }}\n"
-        );
-        let file = dir.path().join("nginx.conf");
-        std::fs::write(&file, config)?;
-        return Ok((quiet(Command::new("nginx").arg("-c").arg(&file))?, "nginx"));
-    }
-    let others = free_ports(2)?;
-    let mut shop = Command::new(probity);
-    shop.args(["shop", "--http", &format!("127.0.0.1:{port}"), "--tcp", &format!("127.0.0.1:{}", others[0]), "--dns", &format!("127.0.0.1:{}", others[1])]);
-    Ok((quiet(&mut shop)?, "probity shop"))
-}
-
 fn exporter(name: &'static str, command: &mut Command, config: &Path, port: u16) -> Result<Exporter, Error> {
     let command = command.arg(format!("--config.file={}", config.display())).arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let child = command.arg("--log.level=error").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
     Ok(Exporter { name, process: Process(child), port })
 }
 
-async fn answers(port: u16) -> Result<(), Error> {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        if Instant::now() > deadline {
-            return Err(format!("nothing answers on port {port} after 20 s").into());
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    Ok(())
-}
-
-async fn round(exporter: &Exporter, module: &str, target: &str, probes: usize, concurrency: usize, into: &mut Measured) -> Result<(), Error> {
-    let path = format!("/probe?module={module}&target={target}");
-    closed_loop(exporter.port, &path, WARM_UP.min(probes), 1).await?;
+async fn round(exporter: &Exporter, module: &str, targets: &[String], probes: usize, concurrency: usize, into: &mut Measured) -> Result<(), Error> {
+    // In turn: one destination alone gives out of ports.
+    let paths: Vec<String> = targets.iter().map(|target| format!("/probe?module={module}&target={target}")).collect();
+    closed_loop(exporter.port, &paths, WARM_UP.min(probes), 1).await?;
     let pid = exporter.process.0.id();
     let (cpu, start) = (cpu_seconds(pid), Instant::now());
-    let mut took_ms = closed_loop(exporter.port, &path, probes, concurrency).await?;
+    let mut took_ms = closed_loop(exporter.port, &paths, probes, concurrency).await?;
     let seconds = start.elapsed().as_secs_f64();
     into.cpu_us.push((cpu_seconds(pid) - cpu) * 1e6 / probes as f64);
     into.per_s.push(probes as f64 / seconds);
@@ -136,9 +109,9 @@ async fn round(exporter: &Exporter, module: &str, target: &str, probes: usize, c
 }
 
 /// Every client asks again as soon as it has its answer; each probe must be a success.
-async fn closed_loop(port: u16, path: &str, probes: usize, concurrency: usize) -> Result<Vec<f64>, Error> {
+async fn closed_loop(port: u16, paths: &[String], probes: usize, concurrency: usize) -> Result<Vec<f64>, Error> {
     let each = probes.div_ceil(concurrency);
-    let clients: Vec<_> = (0..concurrency).map(|_| client(port, path, each)).collect();
+    let clients: Vec<_> = (0..concurrency).map(|i| client(port, paths, each, i)).collect();
     let mut all = Vec::with_capacity(each * concurrency);
     for took in futures_util::future::join_all(clients).await {
         all.extend(took?);
@@ -146,15 +119,15 @@ async fn closed_loop(port: u16, path: &str, probes: usize, concurrency: usize) -
     Ok(all)
 }
 
-async fn client(port: u16, path: &str, probes: usize) -> Result<Vec<f64>, Error> {
+async fn client(port: u16, paths: &[String], probes: usize, first: usize) -> Result<Vec<f64>, Error> {
     let stream = TcpStream::connect(("127.0.0.1", port)).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let mut took_ms = Vec::with_capacity(probes);
-    for _ in 0..probes {
+    for i in first..first + probes {
         let start = Instant::now();
-        ask(&mut sender, path).await?;
+        ask(&mut sender, &paths[i % paths.len()]).await?;
         took_ms.push(start.elapsed().as_secs_f64() * 1e3);
     }
     drop(sender);

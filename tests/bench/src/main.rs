@@ -3,18 +3,25 @@
 //!
 //! `cargo build --release && cargo run --release -p probity-bench -- control`
 
+mod bare;
 mod blackbox;
 mod cluster;
 mod control;
 mod etcd;
 mod failover;
+mod prober;
 mod rows;
 mod stats;
+mod target;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+/// The same as the product's: a bare loop is to differ in what it does, not in this.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Benchmarks of Probity, side by side with its peers.
 #[derive(Debug, Parser)]
@@ -74,12 +81,55 @@ enum What {
         #[arg(long, default_value_t = 3)]
         rounds: usize,
     },
+    /// A prober's scheduled runs: processor time beside a bare loop, slot lag, memory, pings beside fping
+    Prober {
+        /// What is measured; everything when absent
+        #[arg(long, value_delimiter = ',', value_enum, default_value = "cost,lag,flat,icmp")]
+        parts: Vec<prober::Part>,
+        /// Seconds of each measurement
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+        /// Rounds; the median is printed
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Runs a second
+        #[arg(long, default_value_t = 10_000)]
+        rate: u64,
+        /// Minutes under load instead, for what grows
+        #[arg(long, default_value_t = 0, value_name = "MINUTES")]
+        soak: u64,
+    },
+    /// A loop that does one kind of exchange and nothing else: what `prober` compares with
+    #[command(hide = true)]
+    Bare {
+        kind: bare::Kind,
+        #[arg(long, default_value_t = 5)]
+        seconds: u64,
+        /// Exchanges a second; 0 = as many as it can, 32 at once
+        #[arg(long, default_value_t = 0)]
+        rate: u64,
+        addresses: Vec<String>,
+    },
+    /// Pings at a rate: what `prober` runs beside fping
+    #[command(hide = true)]
+    Flood { rate: u64, seconds: u64 },
 }
 
-// One thread for the load: the rest of the machine is for what is measured.
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
+    // A flood is what a prober does; for all else one thread, since the rest of the machine is for what is measured.
+    let mut builder =
+        if matches!(cli.what, What::Flood { .. }) { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(bench(cli)),
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+async fn bench(cli: Cli) -> ExitCode {
     let probity = cli.probity.unwrap_or_else(|| {
         let mut path = std::env::current_exe().unwrap_or_default();
         path.set_file_name("probity");
@@ -95,6 +145,15 @@ async fn main() -> ExitCode {
         What::Rows { probers, checks, seconds } => {
             let plan = rows::Plan { probers: probers.max(1), checks: checks.max(probers), seconds: seconds.max(1) };
             tokio::task::LocalSet::new().run_until(rows::run(&probity, plan)).await
+        }
+        What::Prober { parts, seconds, rounds, rate, soak } => {
+            let options = prober::Options { parts, seconds: seconds.max(1), rounds: rounds.max(1), rate: rate.max(1), soak_minutes: soak };
+            prober::run(&probity, &options).await
+        }
+        What::Bare { kind, seconds, rate, addresses } => bare::run(kind, addresses, seconds, rate).await.map_err(|e| e as Box<dyn std::error::Error>),
+        What::Flood { rate, seconds } => {
+            prober::flood(rate, seconds).await;
+            Ok(())
         }
         What::Blackbox { probes, concurrency, rounds } => blackbox::run(&probity, probes.max(1), concurrency.max(1), rounds.max(1)).await,
     };

@@ -7,7 +7,7 @@ use super::*;
 use crate::blackbox::verdict;
 
 fn render_of(prober: Prober, result: &RunResult) -> String {
-    let module = Module { timeout_us: 0, prober, shown: serde_json::Value::Null };
+    let module = Module { timeout_us: 0, prober, shown: std::sync::Arc::default() };
     let asked = Asked { name: "m", module: &module, target: "t", hostname: "", timeout_us: 9_500_000 };
     render(&asked, result, &verdict::of(&module.prober, result))
 }

@@ -22,7 +22,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &DnsCheck) -> Result<(
     let default = DnsExpect::default();
     let expect = check.expect.as_ref().unwrap_or(&default);
     attempt.facts_of(&answer);
-    judge::judge(&answer, &query, expect)?;
+    judge::judge(&attempt.context.patterns, &answer, &query, expect)?;
     if let Some(validation) = &check.validate {
         attempt.phases.next("validate");
         dnssec::validate(attempt, &server, &query, validation).await?;

@@ -9,6 +9,7 @@ mod regexp;
 mod values;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ pub struct Module {
     /// What it does.
     pub prober: Prober,
     /// As it is written, its secrets hidden.
-    pub shown: Value,
+    pub shown: Arc<Value>,
 }
 
 /// What a module does, with its options.
@@ -128,7 +129,7 @@ fn module(mut f: Fields<'_>, shown: Value, mistakes: &mut Mistakes) -> Option<Mo
         "icmp" => Prober::Icmp(icmp.unwrap_or_default()),
         _ => Prober::Grpc(grpc.unwrap_or_default()),
     };
-    Some(Module { timeout_us, prober, shown })
+    Some(Module { timeout_us, prober, shown: Arc::new(shown) })
 }
 
 fn section<T>(
