@@ -68,15 +68,13 @@ pub(crate) async fn run(probity: &Path, plan: Plan) -> Result<(), Error> {
     let leader = cluster.leader().await?;
     let seen: Shared = Rc::default();
     let began = Instant::now();
+    let mut channels = Vec::new();
     for n in 0..plan.probers {
-        let (server, seen) = (cluster.servers[leader].clone(), seen.clone());
-        let shared = if n % PER_CONNECTION == 0 { None } else { CHANNEL.with_borrow(Clone::clone) };
-        let channel = match shared {
-            Some(channel) => channel,
-            None => channel(&server, None)?,
-        };
-        CHANNEL.set(Some(channel.clone()));
-        tokio::task::spawn_local(async move { Prober::new(n).serve(channel, &seen).await });
+        if n % PER_CONNECTION == 0 {
+            channels = cluster.servers.iter().map(|s| channel(s, None)).collect::<Result<_, _>>()?;
+        }
+        let (channels, seen) = (channels.clone(), seen.clone());
+        tokio::task::spawn_local(async move { Prober::new(n).serve(&channels, leader, &seen).await });
         if n % 50 == 49 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -97,10 +95,6 @@ pub(crate) async fn run(probity: &Path, plan: Plan) -> Result<(), Error> {
         println!("{lost} streams were lost on the way");
     }
     Ok(())
-}
-
-thread_local! {
-    static CHANNEL: RefCell<Option<tonic::transport::Channel>> = const { RefCell::new(None) };
 }
 
 async fn apply(cluster: &Cluster, checks: usize) -> Result<(), Error> {
@@ -189,8 +183,8 @@ struct Prober {
     sequence: u64,
     /// By id: the schedule, and the first slot that was not reported.
     assignments: BTreeMap<u64, (Schedule, u64)>,
-    /// Sequence and time of sending, until the acknowledgement.
-    sent: VecDeque<(u64, Instant)>,
+    /// Last sequence, time of the first sending, and the rows, until the acknowledgement.
+    sent: VecDeque<(u64, Instant, Vec<ReportRow>)>,
 }
 
 impl Prober {
@@ -199,13 +193,17 @@ impl Prober {
         Prober { spool_id: format!("{name}-1"), name, place, sequence: 0, assignments: BTreeMap::new(), sent: VecDeque::new() }
     }
 
-    async fn serve(mut self, channel: tonic::transport::Channel, seen: &Shared) {
-        if let Err(e) = self.stream(channel, seen).await {
-            let mut seen = seen.borrow_mut();
-            seen.streams_lost += 1;
-            if seen.streams_lost == 1 {
-                eprintln!("{}: {e}", self.name);
+    /// From stream to stream, until the benchmark ends.
+    async fn serve(mut self, channels: &[tonic::transport::Channel], leader: usize, seen: &Shared) {
+        for turn in leader.. {
+            if let Err(e) = self.stream(channels[turn % channels.len()].clone(), seen).await {
+                let mut seen = seen.borrow_mut();
+                seen.streams_lost += 1;
+                if seen.streams_lost == 1 {
+                    eprintln!("{}: {e}", self.name);
+                }
             }
+            tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
 
@@ -221,22 +219,31 @@ impl Prober {
         // Probers of a fleet do not flush in step.
         let offset = FLUSH.mul_f64(self.place as f64 * 0.618 % 1.0);
         let mut flush = tokio::time::interval_at(tokio::time::Instant::now() + offset, FLUSH);
+        let mut told = false;
         loop {
             tokio::select! {
                 message = incoming.message() => match message?.and_then(|m| m.message) {
                     Some(ToProber::Desired(set)) => self.follow(set, seen),
-                    Some(ToProber::Ack(ack)) => while self.sent.front().is_some_and(|(s, _)| *s <= ack.sequence) {
-                        let Some((_, at)) = self.sent.pop_front() else { break };
-                        seen.borrow_mut().ack_ms.push(at.elapsed().as_secs_f64() * 1e3);
-                    },
+                    Some(ToProber::Ack(ack)) => {
+                        while self.sent.front().is_some_and(|(s, ..)| *s <= ack.sequence) {
+                            let Some((_, at, _)) = self.sent.pop_front() else { break };
+                            seen.borrow_mut().ack_ms.push(at.elapsed().as_secs_f64() * 1e3);
+                        }
+                        // The first acknowledgement of a stream says what is to be sent again.
+                        if !std::mem::replace(&mut told, true) {
+                            for (_, _, rows) in &self.sent {
+                                tx.send(ProberMessage { message: Some(FromProber::Rows(ReportRows { rows: rows.clone() })) }).await?;
+                            }
+                        }
+                    }
                     Some(ToProber::NotLeader(_)) | None => return Err("the stream ended".into()),
                     _ => {}
                 },
                 _ = heartbeat.tick() => tx.send(ProberMessage { message: Some(FromProber::Heartbeat(Heartbeat::default())) }).await?,
-                _ = flush.tick() => {
+                _ = flush.tick(), if told => {
                     let rows = self.rows(seen);
                     if !rows.is_empty() {
-                        self.sent.push_back((self.sequence, Instant::now()));
+                        self.sent.push_back((self.sequence, Instant::now(), rows.clone()));
                         tx.send(ProberMessage { message: Some(FromProber::Rows(ReportRows { rows })) }).await?;
                     }
                 }
