@@ -19,7 +19,7 @@ impl ClusterClock {
         ClusterClock { start: Instant::now(), inner: Mutex::new(probity_replica::ClusterClock::new(wall_us(), 0)) }
     }
 
-    fn mono_us(&self) -> u64 {
+    pub(crate) fn mono_us(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
     }
 

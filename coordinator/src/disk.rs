@@ -126,6 +126,23 @@ impl DataFile {
     }
 }
 
+/// Makes a new store under another name first: one whose making was cut short would be taken for none of ours for ever.
+pub(crate) fn make_whole(path: &Path) -> Result<(), DatabaseError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let unfinished = path.with_extension("redb.new");
+    match std::fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    drop(DataFile::new(&unfinished).open()?);
+    std::fs::rename(&unfinished, path)?;
+    // The name is on the disk too before anything is promised under it.
+    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())?;
+    Ok(())
+}
+
 impl Medium for DataFile {
     fn open(&mut self) -> Result<Database, DatabaseError> {
         let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&self.path)?;
@@ -147,6 +164,20 @@ mod tests {
         assert_eq!(percentile_99(vec![5, 1, 4, 2, 3]), Some(5));
         assert_eq!(percentile_99((1..=100).collect()), Some(99));
         assert_eq!(percentile_99((1..=1_000).rev().collect()), Some(990));
+    }
+
+    #[test]
+    fn a_store_whose_making_was_cut_short_is_made_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("f.redb");
+        // What is left of a first start that a loss of power ended.
+        std::fs::write(dir.path().join("f.redb.new"), [0; 4_096]).expect("written");
+        make_whole(&path).expect("made");
+        assert!(DataFile::new(&path).open().is_ok());
+        assert!(!dir.path().join("f.redb.new").exists());
+        std::fs::write(&path, b"of somebody else").expect("written");
+        make_whole(&path).expect("nothing to make");
+        assert_eq!(std::fs::read(&path).expect("read"), b"of somebody else", "what is there is left as it is");
     }
 
     #[test]

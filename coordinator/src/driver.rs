@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use probity_core::{desired, next_deadline};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::{Fatal, Input, Outputs, Replica, Reply, Role};
+use probity_replica::{Fatal, FormError, Input, Outputs, Replica, Reply, Role};
 use probity_rpc::refusal::Refusal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ use crate::peer::Peers;
 const TICK: Duration = Duration::from_millis(50);
 /// How often the disk's times are looked at, and told to the leader.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
+/// A leader without a quorum of wall clocks that agree with its own says so after this long.
+const CLOCKS_PATIENCE: Duration = Duration::from_secs(5);
 /// Inputs of one step: what is gathered while the last one was on its way to the disk.
 const BATCH: usize = 512;
 
@@ -43,6 +45,20 @@ pub(crate) struct Driver {
     pub(crate) woken_for: u64,
 }
 
+/// Tells whoever asked; a store that failed ends the member, as it does anywhere else.
+fn belongs(outcome: Result<(), FormError>, reply: oneshot::Sender<Result<(), FormError>>) -> Result<(), Fatal> {
+    match outcome {
+        Err(FormError::Fatal(fatal)) => {
+            let _ = reply.send(Err(FormError::Fatal(Fatal::Damaged("the store failed; start this member again".to_owned()))));
+            Err(fatal)
+        }
+        outcome => {
+            let _ = reply.send(outcome);
+            Ok(())
+        }
+    }
+}
+
 impl Driver {
     /// Runs until `stop`, or until the store fails.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
@@ -56,10 +72,13 @@ impl Driver {
         let mut current_at = Instant::now();
         let mut reported_at = Instant::now();
         let mut full = false;
+        // It was elected then, and its wall clock is not known to be a quorum's yet.
+        let mut to_start: Option<Instant> = None;
+        let mut warned = false;
         self.learn_addresses();
         loop {
             let mut batch: VecDeque<Request> = VecDeque::new();
-            let mut inputs = Vec::new();
+            let mut inputs = vec![self.clock_input()];
             tokio::select! {
                 () = stop.cancelled() => {
                     self.replica.flush()?;
@@ -105,8 +124,8 @@ impl Driver {
                     Request::Peer(message) => inputs.push(Input::Peer(*message)),
                     Request::Unreachable(id) => inputs.push(Input::Unreachable(id)),
                     Request::Query(query) => queries.push(query),
-                    Request::Form(cluster_id, voters, reply) => drop(reply.send(self.replica.form(&cluster_id, &voters))),
-                    Request::Join(cluster_id, reply) => drop(reply.send(self.replica.join(&cluster_id))),
+                    Request::Form(cluster_id, voters, reply) => belongs(self.replica.form(&cluster_id, &voters), reply)?,
+                    Request::Join(cluster_id, reply) => belongs(self.replica.join(&cluster_id), reply)?,
                     Request::Configure(command, reply) => {
                         waiting.insert(next_tag, Waiter::Caller(reply));
                         inputs.push(Input::Configure { tag: next_tag, command: self.stamped(*command) });
@@ -124,9 +143,19 @@ impl Driver {
             let was_leading = self.leadership.borrow().clone();
             let outputs = self.replica.step(inputs)?;
             self.hand_out(outputs, &mut waiting, &mut tick_proposed);
-            if self.follow_role(&was_leading, &mut waiting, &mut next_tag)? {
+            if self.follow_role(&was_leading, &mut waiting) {
                 // What a leader proposed by itself has no answer when it leads no more.
                 tick_proposed = false;
+                to_start = (self.replica.status().role == Role::Leader).then(Instant::now);
+                warned = false;
+            }
+            if to_start.is_some() && self.replica.clocks_agree() {
+                to_start = None;
+                self.start_leading(&mut waiting, &mut next_tag)?;
+            }
+            if !warned && to_start.is_some_and(|at| at.elapsed() > CLOCKS_PATIENCE) {
+                warned = true;
+                tracing::error!("the wall clocks of a quorum do not agree within 1 s: nothing can be changed until they do (is NTP running on every member?)");
             }
             if self.replica.disk_full() != full {
                 full = !full;
@@ -157,6 +186,10 @@ impl Driver {
                 _ => true,
             });
         }
+    }
+
+    fn clock_input(&self) -> Input {
+        Input::Clock { mono_us: self.node.shared.clock.mono_us(), wall_us: crate::clock::wall_us() }
     }
 
     fn proposal(&self, tag: u64, command: Command) -> Input {
@@ -234,18 +267,21 @@ impl Driver {
         }
     }
 
-    /// A change of role, if there was one: a new leader takes its clock, and says so in the log before it acts.
-    fn follow_role(&mut self, before: &Leadership, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<bool, Fatal> {
+    /// A change of role, if there was one.
+    fn follow_role(&mut self, before: &Leadership, waiting: &mut BTreeMap<u64, Waiter>) -> bool {
         let status = self.replica.status();
         if before.term == status.term && before.leader == status.leader {
-            return Ok(false);
+            return false;
         }
         // What an earlier leadership proposed for itself may never be answered, and says nothing of this one.
         waiting.retain(|_, w| !matches!(w, Waiter::Tick | Waiter::LeaderStarted));
         self.leadership.send_replace(Leadership { leading: false, term: status.term, leader: status.leader });
-        if status.role != Role::Leader {
-            return Ok(true);
-        }
+        true
+    }
+
+    /// A new leader whose wall clock is a quorum's takes its clock, and says so in the log before it acts.
+    fn start_leading(&mut self, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<(), Fatal> {
+        let status = self.replica.status();
         tracing::info!(term = status.term, "leads");
         self.node.shared.clock.lead_from(self.replica.state().now());
         self.node.shared.fleet.start_grace();
@@ -256,6 +292,6 @@ impl Driver {
         let outputs = self.replica.step([input])?;
         let mut ignored = false;
         self.hand_out(outputs, waiting, &mut ignored);
-        Ok(true)
+        Ok(())
     }
 }

@@ -30,7 +30,7 @@ use tonic::transport::Server;
 
 use crate::clock::ClusterClock;
 use crate::config::CoordinatorConfig;
-use crate::disk::{DataFile, SyncTimes};
+use crate::disk::{DataFile, SyncTimes, make_whole};
 use crate::driver::Driver;
 use crate::effects::Effects;
 use crate::fleet::{FleetMemory, FleetService};
@@ -149,7 +149,7 @@ fn open(config: &CoordinatorConfig) -> Result<(Replica, SyncTimes), StartError> 
     let path = dir.join("coordinator.redb");
     let mut file = DataFile::new(&path);
     // redb may panic on a file that is none of its own; nothing is written before that.
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| file.open()));
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| make_whole(&path).and_then(|()| file.open())));
     let db = match opened {
         Ok(Ok(db)) => db,
         Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => return Err(StartError::InUse(dir.clone())),

@@ -227,13 +227,29 @@ fn open(dir: &PathBuf) -> Result<redb::Database, Error> {
     std::fs::create_dir_all(dir).map_err(|source| Error::DataDir { dir: dir.clone(), source })?;
     let path = dir.join("prober.redb");
     // redb may panic on a file that is none of its own: the error must still be one line.
-    let opened = std::panic::catch_unwind(|| redb::Database::create(&path));
+    let opened = std::panic::catch_unwind(|| make_whole(&path).and_then(|()| redb::Database::create(&path)));
     match opened {
         Ok(Ok(db)) => Ok(db),
         Ok(Err(redb::DatabaseError::DatabaseAlreadyOpen)) => Err(Error::InUse(dir.clone())),
         Ok(Err(source)) => Err(Error::Open { path, source }),
         Err(_) => Err(StoreError::Damaged(format!("{} is no store of probity", path.display())).into()),
     }
+}
+
+/// Makes a new store under another name first: one whose making was cut short would be taken for none of ours for ever.
+fn make_whole(path: &std::path::Path) -> Result<(), redb::DatabaseError> {
+    if path.exists() {
+        return Ok(());
+    }
+    let unfinished = path.with_extension("redb.new");
+    match std::fs::remove_file(&unfinished) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+        _ => {}
+    }
+    drop(redb::Database::create(&unfinished)?);
+    std::fs::rename(&unfinished, path)?;
+    path.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())?;
+    Ok(())
 }
 
 impl Driver {

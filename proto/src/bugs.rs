@@ -18,6 +18,16 @@ pub enum Bug {
     HashMapOrder,
     /// A prober does not remember across its restarts which faults it has begun.
     EndedIdForgotten,
+    /// A leader applies what it has proposed, not what is committed.
+    ApplyBeforeCommit,
+    /// A snapshot brings the state, and not who belongs to the group.
+    SnapshotWithoutConfState,
+    /// Whoever is asked answers a read from what it has.
+    ReadWithoutQuorum,
+    /// The log is written and not synced.
+    LogNotSynced,
+    /// A new leader takes its own wall clock for the time.
+    WallClockUnchecked,
 }
 
 /// All of them, with their names on the command line.
@@ -28,6 +38,11 @@ pub const BUGS: &[(&str, Bug)] = &[
     ("lease-by-wall-clock", Bug::LeaseByWallClock),
     ("hash-map-order", Bug::HashMapOrder),
     ("ended-id-forgotten", Bug::EndedIdForgotten),
+    ("apply-before-commit", Bug::ApplyBeforeCommit),
+    ("snapshot-without-conf-state", Bug::SnapshotWithoutConfState),
+    ("read-without-quorum", Bug::ReadWithoutQuorum),
+    ("log-not-synced", Bug::LogNotSynced),
+    ("wall-clock-unchecked", Bug::WallClockUnchecked),
 ];
 
 #[cfg(feature = "sim-bugs")]

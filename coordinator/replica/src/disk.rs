@@ -52,9 +52,16 @@ impl Replica {
     /// Opens a member on its file, which it may open again: it outlives a full disk, and gives space back.
     pub fn open_on(config: crate::Config, db: redb::Database, medium: Box<dyn Medium>, incarnation: u64) -> Result<Replica, OpenError> {
         let mut db = db;
-        if medium.bytes() >= config.compact_bytes_min {
-            // Without room for it, it is left for another time.
-            let _ = compact_if_wasteful(&mut db, medium.bytes());
+        let mut medium = medium;
+        if medium.bytes() >= config.compact_bytes_min
+            && let Err(error) = compact_if_wasteful(&mut db, medium.bytes()).map_err(Fatal::Store)
+        {
+            // Without room for it, it is left for another time; but after an error redb does nothing more with a file.
+            if !is_full(&error) {
+                return Err(OpenError::Compaction(error.into()));
+            }
+            drop(db);
+            db = medium.open().map_err(|e| OpenError::Store(e.into()))?;
         }
         let mut replica = Replica::open(config, db, incarnation)?;
         replica.medium = Some(medium);
@@ -103,7 +110,7 @@ impl Replica {
                         self.look_for_room(out)?;
                     }
                 }
-                Input::Peer(_) | Input::Unreachable(_) | Input::Persistence { .. } => {}
+                Input::Peer(_) | Input::Unreachable(_) | Input::Persistence { .. } | Input::Clock { .. } => {}
             }
         }
         Ok(())

@@ -57,6 +57,13 @@ impl Default for Config {
 pub enum Input {
     /// Time passes.
     Tick,
+    /// This host's clocks now: at the head of each step, where the group's wall clocks are to be compared.
+    Clock {
+        /// Only ever grows.
+        mono_us: u64,
+        /// May be set at any time.
+        wall_us: i64,
+    },
     /// From another member.
     Peer(PeerMessage),
     /// A change, at the leader. `tag` comes back with the reply.

@@ -8,6 +8,7 @@
 //! so two groups can never share one. Later members come by [`Replica::join`]: as learners that know nothing, not even who votes,
 //! until the leader's snapshot tells them; they vote when they have caught up.
 
+mod agree;
 mod backup;
 mod clock;
 mod convert;

@@ -10,6 +10,7 @@ use prost::Message as _;
 use raft::{RawNode, StateRole, eraftpb};
 
 use crate::Fatal;
+use crate::agree::{Council, HostTime};
 use crate::convert;
 use crate::disk::{Full, Medium, is_full};
 use crate::interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
@@ -52,6 +53,13 @@ pub struct Replica {
     /// When each member was last heard of, in ticks.
     pub(crate) heard: BTreeMap<u64, u64>,
     pub(crate) handed_over: u64,
+    /// This host's clocks, as it was told last.
+    pub(crate) host: Option<HostTime>,
+    pub(crate) council: Council,
+    pub(crate) clock_handovers: u64,
+    /// Up to here a known bug has applied what may never be committed.
+    #[cfg(feature = "sim-bugs")]
+    rash: u64,
 }
 
 impl std::fmt::Debug for Replica {
@@ -90,6 +98,11 @@ impl Replica {
             disks: Disks::default(),
             heard: BTreeMap::new(),
             handed_over: 0,
+            host: None,
+            council: Council::default(),
+            clock_handovers: 0,
+            #[cfg(feature = "sim-bugs")]
+            rash: 0,
         };
         replica.start()?;
         Ok(replica)
@@ -254,13 +267,18 @@ impl Replica {
         }
         self.drain(out)?;
         self.answer_reads(out);
+        self.tend_clocks(out);
         self.maybe_flush()?;
         self.pull(out);
         Ok(())
     }
 
     fn input(&mut self, input: Input, out: &mut Outputs) -> Result<(), Fatal> {
-        let incarnation = self.incarnation;
+        if let Input::Clock { mono_us, wall_us } = input {
+            self.host = Some(HostTime { mono_us, wall_us });
+            return Ok(());
+        }
+        let (incarnation, clocks_agree) = (self.incarnation, self.clocks_agree());
         let Some(raft) = &mut self.raft else {
             if let Input::Propose { tag, .. } | Input::Read { tag } | Input::Configure { tag, .. } | Input::Transfer { tag, .. } = input {
                 out.replies.push((tag, Reply::NotLeader { leader: None }));
@@ -268,6 +286,11 @@ impl Replica {
             return Ok(());
         };
         match input {
+            Input::Clock { .. } => {}
+            // Whatever a leader proposes bears a time.
+            Input::Propose { tag, .. } | Input::Configure { tag, .. } if raft.raft.state == StateRole::Leader && !clocks_agree => {
+                out.replies.push((tag, Reply::Busy));
+            }
             Input::Tick => {
                 raft.tick();
                 self.ticks_since_flush += 1;
@@ -295,12 +318,19 @@ impl Replica {
                 let context = [incarnation.to_le_bytes(), tag.to_le_bytes()].concat();
                 if raft.propose(context, command.encode_to_vec()).is_err() {
                     out.replies.push((tag, Reply::Busy));
+                } else if bugs::on(Bug::ApplyBeforeCommit) {
+                    #[cfg(feature = "sim-bugs")]
+                    {
+                        self.rash = raft.raft.raft_log.last_index();
+                        probity_core::apply(&mut self.state, self.rash, &command);
+                    }
                 } else if bugs::on(Bug::AckBeforeCommit) {
                     let index = raft.raft.raft_log.last_index();
                     let result = command_result::Result::Applied(Applied { index, ..Applied::default() });
                     out.replies.push((tag, Reply::Applied { index, result: CommandResult { result: Some(result) } }));
                 }
             }
+            Input::Read { tag } if bugs::on(Bug::ReadWithoutQuorum) => self.reads.push((0, tag)),
             Input::Read { tag } => raft.read_index([incarnation.to_le_bytes(), tag.to_le_bytes()].concat()),
             Input::Configure { tag, command } => self.configure(tag, command, out),
             Input::Transfer { tag, to } => self.transfer(tag, to, out),
@@ -366,7 +396,7 @@ impl Replica {
                 self.apply_conf_change(&entry, out)?;
             } else if !entry.data.is_empty() {
                 let command = Command::decode(&entry.data[..]).map_err(|_| Fatal::Entry { index: entry.index })?;
-                let result = probity_core::apply(&mut self.state, entry.index, &command);
+                let result = self.apply_command(entry.index, &command);
                 self.check_version()?;
                 if let Some(tag) = self.own_tag(&entry.context) {
                     out.replies.push((tag, Reply::Applied { index: entry.index, result }));
@@ -376,6 +406,15 @@ impl Replica {
             out.applied = true;
         }
         Ok(())
+    }
+
+    fn apply_command(&mut self, index: u64, command: &Command) -> CommandResult {
+        #[cfg(feature = "sim-bugs")]
+        if bugs::on(Bug::ApplyBeforeCommit) && index <= self.rash {
+            let applied = Applied { index, ..Applied::default() };
+            return CommandResult { result: Some(command_result::Result::Applied(applied)) };
+        }
+        probity_core::apply(&mut self.state, index, command)
     }
 
     /// The tag of a proposal or read of this very run.

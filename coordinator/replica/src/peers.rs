@@ -28,6 +28,8 @@ impl Replica {
         }
         match message.message.clone() {
             Some(Peer::Persistence(report)) => self.on_persistence_report(message.from, &report),
+            Some(Peer::ClockAsk(ask)) => self.on_clock_ask(message.from, &ask, out),
+            Some(Peer::ClockTell(tell)) => self.on_clock_tell(message.from, &tell),
             Some(Peer::NotMember(told)) => return self.told_not_member(&told),
             Some(Peer::Raft(m)) if m.snapshot.is_some() => {
                 let manifest = m.snapshot.unwrap_or_default();

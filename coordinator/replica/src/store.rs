@@ -35,6 +35,9 @@ pub enum OpenError {
     /// redb, or the disk below it.
     #[error("the store cannot be read")]
     Store(#[from] redb::Error),
+    /// The file could not be made smaller, and not for want of room.
+    #[error("the store failed while its file was made smaller")]
+    Compaction(#[source] Box<crate::Fatal>),
     /// A value's checksum is wrong.
     #[error("the store is damaged: {0} has a wrong checksum; delete the data directory, then `probity cluster replace` this member")]
     Checksum(String),
@@ -164,7 +167,6 @@ impl Store {
             store.load_state(&mut state)?;
         } else {
             store.write_identity().map_err(OpenError::Store)?;
-            state.take_changes();
         }
         Ok((store, state))
     }
@@ -257,6 +259,9 @@ impl Store {
     fn transaction(&self, quick_repair: bool, write: impl FnOnce(&redb::WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
         let mut txn = self.db.begin_write().map_err(error)?;
         txn.set_quick_repair(quick_repair);
+        if bugs::on(Bug::LogNotSynced) && !quick_repair {
+            let _ = txn.set_durability(redb::Durability::None);
+        }
         write(&txn)?;
         txn.commit().map_err(error)
     }
@@ -268,7 +273,11 @@ impl Store {
     }
 
     fn write_identity(&self) -> Result<(), redb::Error> {
-        let record = MemberRecord { id: self.identity.id, name: self.identity.cluster_id.clone(), ..MemberRecord::default() };
+        self.write_identity_as(&self.identity.cluster_id)
+    }
+
+    fn write_identity_as(&self, cluster_id: &str) -> Result<(), redb::Error> {
+        let record = MemberRecord { id: self.identity.id, name: cluster_id.to_owned(), ..MemberRecord::default() };
         let (index, term) = self.truncated;
         self.commit(|txn| {
             Self::put_meta(txn, "identity", record.encode_to_vec())?;
@@ -284,19 +293,24 @@ impl Store {
         let mut voters = voters.to_vec();
         voters.sort_unstable();
         voters.dedup();
-        self.identity.cluster_id = cluster_id.to_owned();
         self.conf_state = ConfStateRecord { voters, ..ConfStateRecord::default() };
         self.truncated = FORMED_AT;
         self.flushed = FORMED_AT.0;
         self.hard_state.commit = FORMED_AT.0;
         self.hard_state.term = FORMED_AT.1;
-        self.write_identity()
+        self.belong(cluster_id)
+    }
+
+    /// Belongs to a group from now on: once that is on the disk, or asking again would find it done.
+    fn belong(&mut self, cluster_id: &str) -> Result<(), redb::Error> {
+        self.write_identity_as(cluster_id)?;
+        self.identity.cluster_id = cluster_id.to_owned();
+        Ok(())
     }
 
     /// Becomes a future member of a group that exists: the leader's snapshot brings the rest.
     pub(crate) fn join(&mut self, cluster_id: &str) -> Result<(), redb::Error> {
-        self.identity.cluster_id = cluster_id.to_owned();
-        self.write_identity()
+        self.belong(cluster_id)
     }
 
     /// The file itself.
@@ -329,7 +343,6 @@ impl Store {
 
     /// Becomes the only member of a new group, whose state is `rows` and whose log begins after `position`.
     pub(crate) fn restore(&mut self, cluster_id: &str, position: (u64, u64), state_hash: u64, rows: &[Change]) -> Result<(), redb::Error> {
-        self.identity.cluster_id = cluster_id.to_owned();
         let manifest = SnapshotManifest {
             index: position.0,
             term: position.1,
@@ -339,7 +352,7 @@ impl Store {
         };
         let hard_state = eraftpb::HardState { term: position.1, commit: position.0, ..Default::default() };
         self.install(&manifest, rows, &hard_state)?;
-        self.write_identity()
+        self.belong(cluster_id)
     }
 
     /// Whether an id has any part in the group.
@@ -434,7 +447,7 @@ impl Store {
     /// Replaces everything by a snapshot.
     pub(crate) fn install(&mut self, manifest: &SnapshotManifest, rows: &[Change], hard_state: &eraftpb::HardState) -> Result<(), redb::Error> {
         let record = HardStateRecord { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit.max(manifest.index) };
-        let conf = manifest.conf_state.clone().unwrap_or_default();
+        let conf = if bugs::on(Bug::SnapshotWithoutConfState) { self.conf_state.clone() } else { manifest.conf_state.clone().unwrap_or_default() };
         self.commit(|txn| {
             txn.delete_table(STATE).map_err(error)?;
             txn.delete_table(LOG).map_err(error)?;

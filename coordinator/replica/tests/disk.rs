@@ -115,6 +115,34 @@ fn a_failed_sync_ends_the_member_and_says_why() {
     net.write("without it");
 }
 
+#[test]
+fn a_file_that_cannot_be_made_smaller_for_want_of_room_is_used_as_it_is() {
+    let mut net = Net::empty(Config { compact_bytes_min: 1 << 20, log_entries_max: 20, flush_entries: 10, ..Config::default() });
+    net.media = true;
+    net.form(&[1]);
+    for i in 0..60 {
+        net.write(&format!("{i} {}", "x".repeat(100_000)));
+    }
+    net.ticks(200);
+    net.crash(1);
+    let before = net.disks[&1].copy();
+    let mut opened = 0;
+    for after in 0..60 {
+        let disk = before.copy();
+        disk.fail_writes(after);
+        net.disks.insert(1, disk);
+        // A write of the start itself may be the one that finds no room: then it does not start.
+        if net.start(1).is_ok() {
+            opened += 1;
+            net.disks[&1].room_again();
+            net.until("it leads", |net| net.leader().is_some());
+            net.write("goes on");
+            net.crash(1);
+        }
+    }
+    assert!(opened > 0);
+}
+
 /// Changes a member's file behind its back, while it does not run.
 fn tamper(net: &Net, id: u64, change: impl FnOnce(&redb::WriteTransaction)) {
     let db = redb::Builder::new().create_with_backend(net.disks[&id].clone()).expect("it opens");

@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::{Config, Fatal, Input, OpenError};
+use probity_replica::{Config, Fatal, Input, OpenError, Reply};
 
 /// Everybody's disk, each second, for so many seconds.
 fn seconds(net: &mut Net, n: usize, p99_us: impl Fn(u64) -> u64) {
@@ -126,4 +126,50 @@ fn an_old_build_that_meets_the_new_version_in_its_log_stops_before_it_disagrees(
     net.start(follower).expect("it opens");
     net.until("it is back", |net| net.leader().is_some_and(|l| net.member(l).status().applied == net.member(follower).status().applied));
     net.assert_equal();
+}
+
+/// Steps everybody's clocks: each member's wall clock is this far from the right one.
+fn clocks(net: &mut Net, now_us: u64, off_us: &[i64]) {
+    for (id, off) in (1..).zip(off_us) {
+        net.step(id, Input::Clock { mono_us: now_us, wall_us: 1_000_000_000 + now_us as i64 + off });
+    }
+}
+
+/// Ticks with clocks that go on, until `done`.
+fn ticks_with_clocks(net: &mut Net, off_us: &[i64], done: impl Fn(&Net) -> bool) -> bool {
+    for tick in 1..600 {
+        clocks(net, tick * 50_000, off_us);
+        net.tick();
+        if done(net) {
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn a_leader_whose_wall_clock_is_the_odd_one_proposes_nothing_and_hands_over() {
+    let mut net = Net::formed(&[1, 2, 3]);
+    let first = net.leader().expect("a leader");
+    let mut off = [200_000, -200_000, 0];
+    off[first as usize - 1] = 30_000_000;
+    // It learns the time only now: to everybody it is as if it had just been elected.
+    clocks(&mut net, 1, &off);
+    assert!(!net.member(first).clocks_agree());
+    let halt = |tag| Input::Propose { tag, command: Command { version: 1, op: Some(Op::SetHalt(SetHalt::default())), ..Command::default() } };
+    assert_eq!(net.ask(first, halt), Some(Reply::Busy), "nothing that bears its time");
+    let right = |net: &Net| net.leader().is_some_and(|l| l != first && net.member(l).clocks_agree());
+    assert!(ticks_with_clocks(&mut net, &off, right), "one of the others leads, and may");
+    assert!(net.member(first).clock_handovers() > 0);
+    net.write("by the right time");
+}
+
+#[test]
+fn while_no_two_wall_clocks_agree_nobody_proposes_and_once_they_do_it_goes_on() {
+    let mut net = Net::formed(&[1, 2, 3]);
+    let off = [0, 20_000_000, -20_000_000];
+    let any = |net: &Net| net.leader().is_some_and(|l| net.member(l).clocks_agree());
+    assert!(!ticks_with_clocks(&mut net, &off, any));
+    assert!(ticks_with_clocks(&mut net, &[0, 900_000, -20_000_000], any), "somebody set one right");
+    net.write("again");
 }

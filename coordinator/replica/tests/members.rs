@@ -206,3 +206,19 @@ fn who_answers_is_never_called_silent() {
     net.ticks(40);
     assert_eq!(silent(&net), [follower]);
 }
+
+#[test]
+fn a_member_whose_disk_failed_while_it_joined_does_not_say_that_it_has() {
+    let mut net = Net::formed(&[1, 2, 3]);
+    net.start(4).expect("it opens");
+    net.disks[&4].fail_syncs(true);
+    let joins = |net: &mut Net| net.members.get_mut(&4).expect("it runs").join(CLUSTER);
+    assert!(joins(&mut net).is_err());
+    net.disks[&4].fail_syncs(false);
+    assert!(joins(&mut net).is_err(), "its file is trusted no more, and nothing is on it");
+    // After a restart it can.
+    net.crash(4);
+    net.start(4).expect("it opens");
+    net.join(record(4, "c4")).expect("joined");
+    net.settled(&[1, 2, 3, 4]);
+}

@@ -13,6 +13,7 @@ use probity_replica::Reply;
 use crate::checks::history::{Entry, Kind};
 use crate::member::{Request, Waiter, command};
 use crate::net::Host;
+use crate::plan::Fault;
 use crate::world::{Event, Phase, World};
 
 /// A concurrent change of resources is tried again this often, by the coordinator.
@@ -145,7 +146,7 @@ impl World {
     }
 
     fn attempt(&mut self, c: usize) {
-        let (members, now) = (self.plan.members, self.now);
+        let (members, now) = (self.plan.hosts(), self.now);
         let client = &mut self.clients[c];
         let Some(current) = &mut client.current else { return };
         current.attempt += 1;
@@ -276,7 +277,9 @@ impl World {
             Ask::Lift => Op::LiftHalt(LiftHalt {}),
             Ask::Read(_) => return,
         };
-        let command = Command { request_id: request_id(client, op), actor: format!("client-{client}"), ..*command(wanted) };
+        // Some want what only a newer command set has.
+        let version = if self.plan.has(Fault::Upgrade) && ask.changes_resources() && !ask.is_base() && op.is_multiple_of(4) { 2 } else { 1 };
+        let command = Command { version, request_id: request_id(client, op), actor: format!("client-{client}"), ..*command(wanted) };
         self.request(m, Request::Propose(Box::new(command), Waiter::Call { client, op, ask, tries }));
     }
 

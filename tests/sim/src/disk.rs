@@ -2,6 +2,7 @@
 //!
 //! The whole simulation is one thread; the lock is only what redb's trait asks for.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +10,9 @@ use crate::rng::Rng;
 
 /// The unit that a disk writes whole or not at all.
 const SECTOR: usize = 512;
+
+/// What so many syncs wrote is spared by bit rot: a commit is up to two.
+const SYNCS_SPARED: usize = 4;
 
 /// Where in the life of an operation the host dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,17 @@ struct Inner {
     life: u64,
     writes: u64,
     syncs: u64,
+    /// Bytes that may still be written; none = no limit.
+    room: Option<u64>,
+    /// The next sync fails.
+    sync_fails: bool,
+    sync_failed: bool,
+    /// The ranges that the last syncs were for, newest first.
+    recent: VecDeque<Vec<(u64, u64)>>,
+    /// Some bit is not as it was written.
+    rotten: bool,
+    /// There is a whole database on it.
+    created: bool,
 }
 
 /// A disk; clones are the same one.
@@ -95,9 +110,19 @@ impl Disk {
 
     /// A database on it, for one life of its host.
     pub(crate) fn open(&self) -> Result<redb::Database, redb::DatabaseError> {
-        let life = self.inner().life;
-        let handle = Handle { disk: self.clone(), life };
-        redb::Builder::new().set_cache_size(8 << 20).create_with_backend(handle)
+        let life = {
+            let mut inner = self.inner();
+            // A file that was never whole has another name until it is: the next start begins anew.
+            if !inner.created {
+                inner.current.clear();
+                inner.durable.clear();
+                inner.pending.clear();
+            }
+            inner.life
+        };
+        let opened = redb::Builder::new().set_cache_size(8 << 20).create_with_backend(Handle { disk: self.clone(), life })?;
+        self.inner().created = true;
+        Ok(opened)
     }
 
     /// The host will die at the `n`th operation from here.
@@ -113,6 +138,62 @@ impl Disk {
     /// Whether the host died in an operation.
     pub(crate) fn is_dead(&self) -> bool {
         self.inner().dead
+    }
+
+    /// There is room for so many more bytes, and then no more.
+    pub(crate) fn set_room(&self, room: Option<u64>) {
+        self.inner().room = room;
+    }
+
+    pub(crate) fn has_limit(&self) -> bool {
+        self.inner().room.is_some()
+    }
+
+    /// The next sync will fail, once.
+    pub(crate) fn fail_next_sync(&self) {
+        self.inner().sync_fails = true;
+    }
+
+    /// No sync fails any more.
+    pub(crate) fn mend_syncs(&self) {
+        self.inner().sync_fails = false;
+    }
+
+    /// Whether a sync has failed since this was asked last.
+    pub(crate) fn take_sync_failed(&self) -> bool {
+        std::mem::take(&mut self.inner().sync_failed)
+    }
+
+    /// Another disk in its place.
+    pub(crate) fn wipe(&self) {
+        let mut inner = self.inner();
+        let life = inner.life + 1;
+        *inner = Inner { life, ..Inner::default() };
+    }
+
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.inner().rotten
+    }
+
+    /// Some bits change by themselves, while nobody uses the disk. What the last commits wrote is spared: damage there cannot be told
+    /// from a commit that a loss of power has torn.
+    pub(crate) fn rot(&self, bits: u64, rng: &mut Rng) -> u64 {
+        let mut inner = self.inner();
+        let mut done = 0;
+        for _ in 0..bits {
+            let len = inner.current.len() as u64;
+            let at = rng.below(len);
+            let bit = 1u8 << rng.below(8);
+            let spared = inner.recent.iter().flatten().any(|(from, to)| (*from..*to).contains(&at));
+            if len == 0 || spared || inner.current[at as usize] == 0 {
+                continue;
+            }
+            inner.current[at as usize] ^= bit;
+            inner.durable[at as usize] ^= bit;
+            inner.rotten = true;
+            done += 1;
+        }
+        done
     }
 
     /// Syncs and writes so far.
@@ -158,6 +239,7 @@ impl Inner {
         self.pending.clear();
         self.trap = None;
         self.dead = false;
+        self.sync_fails = false;
         self.life += 1;
     }
 
@@ -187,6 +269,15 @@ impl Handle {
 
     fn change(&self, op: Pending) -> io::Result<()> {
         let mut inner = self.alive()?;
+        let bytes = match &op {
+            Pending::Write(_, data) => data.len() as u64,
+            Pending::Len(len) => len.saturating_sub(inner.current.len() as u64),
+        };
+        match &mut inner.room {
+            Some(room) if *room < bytes => return Err(io::ErrorKind::StorageFull.into()),
+            Some(room) => *room -= bytes,
+            None => {}
+        }
         let trapped = inner.trapped(At::Write);
         if trapped != Some(When::Before) {
             inner.writes += 1;
@@ -216,6 +307,10 @@ impl redb::StorageBackend for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut inner = self.alive()?;
+        if std::mem::take(&mut inner.sync_fails) {
+            inner.sync_failed = true;
+            return Err(io::Error::other("the simulated medium is broken"));
+        }
         let trapped = inner.trapped(At::Sync);
         if trapped != Some(When::Before) {
             inner.syncs += 1;
@@ -223,12 +318,25 @@ impl redb::StorageBackend for Handle {
             let mut image = std::mem::take(&mut inner.durable);
             pending.iter().for_each(|op| apply(&mut image, op));
             inner.durable = image;
+            let range = |op: &Pending| if let Pending::Write(at, data) = op { Some((*at, at + data.len() as u64)) } else { None };
+            inner.recent.push_front(pending.iter().filter_map(range).collect());
+            inner.recent.truncate(SYNCS_SPARED);
         }
         if trapped.is_some() { Err(died()) } else { Ok(()) }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.change(Pending::Write(offset, data.to_vec()))
+    }
+}
+
+impl probity_replica::Medium for Disk {
+    fn open(&mut self) -> Result<redb::Database, redb::DatabaseError> {
+        Disk::open(self)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.inner().current.len() as u64
     }
 }
 

@@ -28,6 +28,7 @@ impl World {
         self.after(LOOK_EVERY_US, Event::Duties { m, life });
         if self.members[m].node.as_ref().is_some_and(|n| n.leading) {
             self.silent(m);
+            self.announce(m);
             self.deliver_due(m, life);
         }
     }
@@ -62,7 +63,7 @@ impl World {
                 let arrives = self.phase != crate::world::Phase::Chaos || self.rng.hosts.percent(75);
                 let took = self.rng.hosts.skewed(1_000, 2_000_000);
                 if arrives {
-                    self.checks.delivered(&row);
+                    self.checks.delivered(&row, self.now);
                     self.counts.add("notification delivered");
                 } else {
                     self.counts.add("notification lost");

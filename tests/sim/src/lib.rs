@@ -6,6 +6,7 @@
 //! `member` for the coordinator's, `prober` for the prober's. What is simulated, and what is checked under which name, stands
 //! in docs/simulation.md.
 
+mod change;
 mod checks;
 mod client;
 mod clock;
@@ -32,4 +33,25 @@ pub fn run(seed: u64, bug: Option<Bug>) -> Report {
     let report = world::World::new(seed).run();
     probity_proto::bugs::set(None);
     report
+}
+
+thread_local! {
+    static QUIET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Runs what may panic over a damaged store without a word of it.
+pub(crate) fn quietly<T>(f: impl FnOnce() -> T) -> T {
+    static HOOK: std::sync::Once = std::sync::Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    QUIET.set(true);
+    let out = f();
+    QUIET.set(false);
+    out
 }

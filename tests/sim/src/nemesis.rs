@@ -19,6 +19,9 @@ pub(crate) enum Undo {
     Weather,
     Disk(usize, u64),
     Targets,
+    Room(usize),
+    /// Somebody sets a member's wall clock right.
+    Clock(usize),
 }
 
 impl Nemesis {
@@ -39,7 +42,7 @@ impl World {
     }
 
     fn some_member(&mut self) -> usize {
-        self.nemesis.rng.below(self.plan.members as u64) as usize
+        self.nemesis.rng.below(self.plan.hosts() as u64) as usize
     }
 
     fn some_prober(&mut self) -> usize {
@@ -62,7 +65,7 @@ impl World {
 
     fn cut_off(&mut self, p: usize, long: u64) {
         let prober = Host::Prober(p);
-        let members: Vec<Host> = (0..self.plan.members).map(Host::Member).collect();
+        let members: Vec<Host> = (0..self.plan.hosts()).map(Host::Member).collect();
         let links: Vec<(Host, Host)> = members.iter().flat_map(|m| [(*m, prober), (prober, *m)]).collect();
         links.iter().for_each(|(a, b)| self.net.block(*a, *b));
         self.counts.add("prober cut off");
@@ -79,7 +82,7 @@ impl World {
     }
 
     fn hosts(&self) -> Vec<Host> {
-        let members = (0..self.plan.members).map(Host::Member);
+        let members = (0..self.plan.hosts()).map(Host::Member);
         let probers = (0..self.plan.probers).map(Host::Prober);
         members.chain(probers).chain((0..self.plan.clients).map(Host::Client)).collect()
     }
@@ -143,12 +146,54 @@ impl World {
                 let usual = self.plan.sync_us;
                 self.for_a_while(Undo::Disk(m, usual));
             }
+            Fault::DiskFull => {
+                let m = self.some_member();
+                let room = self.nemesis.rng.skewed(1_000, 2_000_000);
+                self.members[m].disk.set_room(Some(room));
+                self.for_a_while(Undo::Room(m));
+            }
+            Fault::SyncError => {
+                if self.nemesis.rng.percent(30) {
+                    let p = self.some_prober();
+                    self.probers[p].disk.fail_next_sync();
+                } else {
+                    let m = self.some_member();
+                    self.members[m].disk.fail_next_sync();
+                }
+            }
+            Fault::BitRot => self.rot(),
+            Fault::Membership => {
+                let turn = self.nemesis.rng.below(1 << 20);
+                self.change_members(turn);
+            }
+            Fault::Upgrade => {
+                let turn = self.nemesis.rng.below(1 << 20);
+                self.upgrade(turn);
+            }
+            Fault::ProberWiped => {
+                let p = self.some_prober();
+                self.wipe_prober(p);
+            }
             Fault::Outage => {
                 self.targets_up = false;
                 self.counts.add("targets down");
                 self.for_a_while(Undo::Targets);
             }
         }
+    }
+
+    /// A member's host is off for a moment, and some bits of its disk are others when it comes back. Only one member at a time: what the
+    /// others hold must make a quorum.
+    fn rot(&mut self) {
+        let m = self.some_member();
+        let enough = self.group().is_some_and(|(_, status)| status.voters.len() >= 3 && status.voters.contains(&self.members[m].id));
+        if !enough || self.change.is_some() || self.fragile().is_some_and(|other| other != m) || self.members[m].node.is_none() {
+            return;
+        }
+        self.crash_member(m, false);
+        let bits = self.nemesis.rng.skewed(1, 200);
+        let changed = self.members[m].disk.rot(bits, &mut self.nemesis.rng);
+        self.counts.add_n("bits rotten", changed);
     }
 
     fn crash_if_up(&mut self, m: usize, power: bool) {
@@ -212,18 +257,24 @@ impl World {
     }
 
     fn some_clock(&mut self) -> &mut crate::clock::HostClock {
-        let n = self.nemesis.rng.below((self.plan.members + self.plan.probers) as u64) as usize;
-        if n < self.plan.members { &mut self.members[n].clock } else { &mut self.probers[n - self.plan.members].clock }
+        let hosts = self.plan.hosts();
+        let n = self.nemesis.rng.below((hosts + self.plan.probers) as u64) as usize;
+        if n < hosts { &mut self.members[n].clock } else { &mut self.probers[n - hosts].clock }
     }
 
     fn jump_clock(&mut self) {
         let by = self.nemesis.rng.skewed(10_000, 120_000_000) as i64;
         let by = if self.nemesis.rng.percent(50) { by } else { -by };
-        if self.nemesis.rng.percent(30) {
+        if self.nemesis.rng.percent(50) {
             let p = self.suspect();
             self.probers[p].clock.wall_offset_us += by;
         } else {
-            self.some_clock().wall_offset_us += by;
+            let m = self.some_member();
+            let now = self.now;
+            let member = &mut self.members[m];
+            member.clock.wall_offset_us += by;
+            member.clock_set_at = now;
+            self.for_a_while(Undo::Clock(m));
         }
         self.counts.add("wall clock set");
     }
@@ -234,24 +285,38 @@ impl World {
             Undo::Weather => self.net.weather = Weather::FINE,
             Undo::Disk(m, sync_us) => self.members[m].sync_us = sync_us,
             Undo::Targets => self.targets_up = true,
+            Undo::Room(m) => self.members[m].disk.set_room(None),
+            Undo::Clock(m) => self.set_right(m),
         }
+    }
+
+    fn set_right(&mut self, m: usize) {
+        let (now, off) = (self.now, self.nemesis.rng.between(0, 400_000) as i64 - 200_000);
+        let member = &mut self.members[m];
+        member.clock.wall_offset_us = off;
+        member.clock_set_at = now;
     }
 
     /// No disturbance any more, and none to come.
     pub(crate) fn heal(&mut self) {
         self.net.heal();
         self.targets_up = true;
+        self.at(self.now, Event::Operator);
         for m in 0..self.members.len() {
             self.members[m].sync_us = self.plan.sync_us;
             self.members[m].paused_until = 0;
             let life = self.members[m].life;
             self.at(self.now, Event::Resume { m, life });
             self.members[m].disk.clear_trap();
+            self.members[m].disk.set_room(None);
+            self.members[m].disk.mend_syncs();
+            self.set_right(m);
             self.at(self.now, Event::StartMember { m });
             self.poke(m);
         }
         for p in 0..self.probers.len() {
             self.probers[p].disk.clear_trap();
+            self.probers[p].disk.mend_syncs();
             self.at(self.now, Event::StartProber { p });
         }
     }

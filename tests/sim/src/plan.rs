@@ -37,6 +37,18 @@ pub(crate) enum Fault {
     SlowDisk,
     /// The targets of the probes are down.
     Outage,
+    /// A member's disk has no more room.
+    DiskFull,
+    /// A sync fails.
+    SyncError,
+    /// Bits on a member's disk change by themselves.
+    BitRot,
+    /// Members join, are replaced and removed; leadership is handed over.
+    Membership,
+    /// Members run newer and older builds; the cluster's version is raised.
+    Upgrade,
+    /// A prober loses its disk.
+    ProberWiped,
 }
 
 const ALL: &[Fault] = &[
@@ -54,12 +66,23 @@ const ALL: &[Fault] = &[
     Fault::Weather,
     Fault::SlowDisk,
     Fault::Outage,
+    Fault::DiskFull,
+    Fault::SyncError,
+    Fault::BitRot,
+    Fault::Membership,
+    Fault::Upgrade,
+    Fault::ProberWiped,
 ];
 
 /// What a run is made of.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
+    /// The first voters.
     pub(crate) members: usize,
+    /// Hosts that may join later.
+    pub(crate) spares: usize,
+    /// A leader's entries leave while its own disk still writes.
+    pub(crate) early: bool,
     pub(crate) probers: usize,
     pub(crate) clients: usize,
     /// Safety under faults until then.
@@ -99,8 +122,13 @@ impl Plan {
             late_ppm: if rng.percent(50) { rng.skewed(1_000, 100_000) } else { 0 },
             late_us: rng.skewed(20_000, 2 * SECOND),
         };
+        let spares = if faults.contains(&Fault::Membership) { rng.below(3) as usize } else { 0 };
+        // A small log makes whoever lags behind pull a snapshot.
+        let log_entries_max = if rng.percent(40) { rng.between(8, 40) } else { rng.skewed(16, 2_000) };
         Plan {
             members,
+            spares,
+            early: rng.percent(80),
             probers: rng.between(1, 4) as usize,
             clients: rng.between(1, 3) as usize,
             chaos_us: if rng.percent(25) { rng.between(40, 60) } else { rng.between(8, 20) } * SECOND,
@@ -110,13 +138,18 @@ impl Plan {
             weather,
             flush_entries: rng.skewed(8, 512),
             flush_ticks: rng.skewed(10, 200),
-            log_entries_max: rng.skewed(16, 2_000),
+            log_entries_max,
             election_spread: rng.between(1, 10),
             crash_after_vote_ppm: if rng.percent(70) { rng.skewed(50_000, 500_000) } else { 0 },
             max_drift_ppm: rng.skewed(10, 500),
             sync_us: rng.skewed(50, 4_000),
             halt_at_the_end: rng.percent(30),
         }
+    }
+
+    /// Hosts of coordinators.
+    pub(crate) fn hosts(&self) -> usize {
+        self.members + self.spares
     }
 
     pub(crate) fn has(&self, fault: Fault) -> bool {

@@ -19,6 +19,9 @@ const LOOK_US: u64 = 50_000;
 /// How long what is written is under way to the disk.
 const WRITE_US: u64 = 20_000;
 
+/// So often a prober may lose its disk: the cluster remembers a bounded number of its spools.
+const WIPES_MAX: u32 = 5;
+
 /// A prober's host.
 pub(crate) struct Prober {
     pub(crate) name: String,
@@ -32,6 +35,7 @@ pub(crate) struct Prober {
     pub(crate) off_since: Option<u64>,
     pub(crate) off_us: u64,
     pub(crate) starts: u64,
+    pub(crate) wiped: u32,
 }
 
 /// A running prober.
@@ -99,7 +103,7 @@ impl World {
         let opened = prober.disk.open().map_err(|e| e.to_string()).and_then(|db| Session::open(db, config, wall).map_err(|e| format!("{e:?}")));
         let session = match opened {
             Ok(session) => session,
-            Err(_) if prober.disk.is_dead() => return self.crash_prober(p, true),
+            Err(_) if prober.disk.is_dead() || prober.disk.take_sync_failed() => return self.crash_prober(p, true),
             Err(e) => return self.violate("R9", format!("prober {p} cannot open its own spool: {e}")),
         };
         let mono = prober.clock.mono_us(self.now);
@@ -150,9 +154,23 @@ impl World {
         self.after(wait, Event::StartProber { p });
     }
 
+    /// A prober's host is there again without its disk.
+    pub(crate) fn wipe_prober(&mut self, p: usize) {
+        if self.probers[p].wiped >= WIPES_MAX || self.probers[p].process.is_none() {
+            return;
+        }
+        self.crash_prober(p, true);
+        let prober = &mut self.probers[p];
+        prober.wiped += 1;
+        prober.disk.wipe();
+        // Its journal was there too.
+        prober.journal = Journal::default();
+        self.counts.add("prober lost its disk");
+    }
+
     /// Calls a coordinator after a pause: the one that was named, or the next.
     pub(crate) fn connect_later(&mut self, p: usize, hint: Option<usize>) {
-        let (members, life) = (self.plan.members, self.probers[p].life);
+        let (members, life) = (self.plan.hosts(), self.probers[p].life);
         let Some(process) = &mut self.probers[p].process else { return };
         let m = hint.unwrap_or_else(|| {
             process.next_member += 1;
@@ -245,6 +263,11 @@ impl World {
     fn prober_stored(&mut self, p: usize, done: Result<(), StoreError>) -> bool {
         if self.probers[p].disk.is_dead() {
             self.counts.add("prober died in a write or sync");
+            self.crash_prober(p, true);
+            return false;
+        }
+        if done.is_err() && self.probers[p].disk.take_sync_failed() {
+            self.counts.add("prober ended by a failed sync");
             self.crash_prober(p, true);
             return false;
         }

@@ -8,7 +8,7 @@ use crate::client::{Ask, Client, holder};
 use crate::clock::HostClock;
 use crate::disk::Disk;
 use crate::engine::Journal;
-use crate::member::{Member, member_id};
+use crate::member::Member;
 use crate::plan::Fault;
 use crate::prober::Prober;
 use crate::rng::Rng;
@@ -20,10 +20,11 @@ pub(crate) const CALM_US: u64 = 3 * SECOND_US;
 
 impl World {
     pub(crate) fn set_up(&mut self) {
-        for m in 0..self.plan.members {
+        for m in 0..self.plan.hosts() {
             let clock = self.clock();
             let sync_us = self.plan.sync_us;
-            self.members.push(Member::new(m, clock, sync_us));
+            let spare = m >= self.plan.members;
+            self.members.push(Member::new(m, spare, clock, sync_us));
             self.checks.add_member();
             self.start_member(m);
         }
@@ -39,6 +40,7 @@ impl World {
                 off_since: None,
                 off_us: 0,
                 starts: 0,
+                wiped: 0,
             });
             self.start_prober(p);
         }
@@ -46,9 +48,8 @@ impl World {
             self.clients.push(Client::default());
             self.at(if c == 0 { 1_500_000 } else { CALM_US }, Event::ClientTurn { c });
         }
-        let members =
-            (0..self.plan.members).map(|m| MemberRecord { id: member_id(m), name: format!("c{m}"), address: format!("c{m}"), ..MemberRecord::default() });
-        let init = InitCluster { cluster_id: "sim".to_owned(), cluster_name: "sim".to_owned(), version: 1, members: members.collect() };
+        let members = (0..self.plan.members).map(|m| self.members[m].record(m)).collect();
+        let init = InitCluster { cluster_id: "sim".to_owned(), cluster_name: "sim".to_owned(), version: 1, members };
         self.clients[0].script.extend([Ask::Init(init), Ask::Put(base())]);
         self.at(CALM_US, Event::Nemesis);
         self.at(self.plan.chaos_us, Event::Progress);
@@ -56,7 +57,9 @@ impl World {
 
     fn clock(&mut self) -> HostClock {
         let drift = self.rng.hosts.between(0, 2 * self.plan.max_drift_ppm) as i64 - self.plan.max_drift_ppm as i64;
-        let off = if self.plan.has(Fault::ClockJump) { self.rng.hosts.skewed(1_000, 60 * SECOND_US) as i64 } else { 1_000 };
+        // Most hosts are kept right by somebody: nothing can be changed while a quorum's wall clocks differ.
+        let astray = self.plan.has(Fault::ClockJump) && self.rng.hosts.percent(15);
+        let off = if astray { self.rng.hosts.skewed(1_000, 60 * SECOND_US) as i64 } else { self.rng.hosts.skewed(1_000, 300_000) as i64 };
         let offset = if self.rng.hosts.percent(50) { off } else { -off };
         HostClock::new(drift, offset, self.rng.hosts.below(1_000 * SECOND_US))
     }

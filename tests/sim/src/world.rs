@@ -7,6 +7,7 @@ use probity_proto::v1::*;
 use probity_replica::Outputs;
 use prost::Message as _;
 
+use crate::change::Change;
 use crate::checks::Checks;
 use crate::client::{Answer, Call, Client};
 use crate::duties::Delivery;
@@ -47,6 +48,7 @@ pub(crate) enum Event {
     StartMember { m: usize },
     StartProber { p: usize },
     Nemesis,
+    Operator,
     Undo(crate::nemesis::Undo),
     Progress,
 }
@@ -114,6 +116,9 @@ pub(crate) struct World {
     pub(crate) streams: BTreeMap<u64, Stream>,
     pub(crate) next_stream: u64,
     pub(crate) nemesis: Nemesis,
+    /// The change of members that is under way.
+    pub(crate) change: Option<Change>,
+    pub(crate) changes_asked: u64,
     pub(crate) checks: Checks,
     pub(crate) counts: Counts,
     pub(crate) trace: Trace,
@@ -141,6 +146,8 @@ impl World {
             streams: BTreeMap::new(),
             next_stream: 0,
             nemesis: Nemesis::new(stream("nemesis")),
+            change: None,
+            changes_asked: 0,
             checks: Checks::new(),
             counts: Counts::default(),
             trace: Trace::new(),
@@ -265,6 +272,7 @@ impl World {
                 self.start_prober(p);
             }
             Event::Nemesis => self.nemesis_turn(),
+            Event::Operator => self.operator_turn(),
             Event::Undo(undo) => self.undo(undo),
             Event::Progress => self.progress_turn(),
         }

@@ -20,6 +20,8 @@ struct DiskState {
     limit: u64,
     sync_fails: bool,
     syncs: u64,
+    /// The write after so many, counted from now, finds no room: once.
+    full_after: Option<u64>,
 }
 
 impl Disk {
@@ -30,6 +32,15 @@ impl Disk {
 
     pub fn fail_syncs(&self, on: bool) {
         self.0.lock().expect("not poisoned").sync_fails = on;
+    }
+
+    /// One write finds no room, after this many that do.
+    pub fn fail_writes(&self, after: u64) {
+        self.0.lock().expect("not poisoned").full_after = Some(after);
+    }
+
+    pub fn room_again(&self) {
+        self.0.lock().expect("not poisoned").full_after = None;
     }
 
     pub fn len(&self) -> u64 {
@@ -73,6 +84,14 @@ impl redb::StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
         let mut disk = self.0.lock().expect("not poisoned");
+        match &mut disk.full_after {
+            Some(0) => {
+                disk.full_after = None;
+                return Err(std::io::ErrorKind::StorageFull.into());
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
         let from = offset as usize;
         disk.bytes.get_mut(from..from + data.len()).ok_or(std::io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
         Ok(())

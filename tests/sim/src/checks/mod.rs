@@ -50,6 +50,8 @@ pub(crate) struct Checks {
     hashes: BTreeMap<u64, u32>,
     acked_changes: Vec<(u64, String)>,
     delivered: BTreeMap<(String, String), Vec<bool>>,
+    /// What each revision of a notification said.
+    said: BTreeMap<(String, String, u32), bool>,
     pub(crate) rows: Rows,
     pub(crate) history: History,
     progress: progress::Wait,
@@ -81,6 +83,11 @@ fn checksum(state: &State) -> u32 {
 impl Checks {
     pub(crate) fn new() -> Checks {
         Checks::default()
+    }
+
+    /// Another member, on a disk of its own, runs on this host.
+    pub(crate) fn renewed(&mut self, m: usize) {
+        self.members[m] = Seen::default();
     }
 
     pub(crate) fn add_member(&mut self) {
@@ -194,7 +201,11 @@ impl Checks {
     }
 
     /// A receiver was told.
-    pub(crate) fn delivered(&mut self, row: &OutboxRecord) {
+    pub(crate) fn delivered(&mut self, row: &OutboxRecord, now: u64) {
+        let key = (row.episode.clone(), row.receiver.clone(), row.revision);
+        if *self.said.entry(key).or_insert(row.resolved) != row.resolved {
+            self.broken(now, "R4", format!("{} was told two things under revision {} of {}", row.receiver, row.revision, row.episode));
+        }
         self.delivered.entry((row.episode.clone(), row.receiver.clone())).or_default().push(row.resolved);
     }
 

@@ -50,7 +50,13 @@ impl World {
         if applied == 0 {
             return Some("not looked at yet".to_owned());
         }
-        for (m, member) in self.members.iter().enumerate() {
+        if let Some(change) = self.change {
+            let ids: Vec<u64> = self.members.iter().map(|member| member.id).collect();
+            let seen = self.members.get(change.host()).and_then(|member| member.node.as_ref()).map(|n| n.replica.status());
+            let group = self.group().map(|(_, status)| status);
+            return Some(format!("a change of members is under way: {change:?}, hosts {ids:?}, the leader sees {group:?}, the member {seen:?}"));
+        }
+        for (m, member) in self.members.iter().enumerate().filter(|(_, member)| !member.gone) {
             let at = member.node.as_ref().map(|n| n.replica.status().applied);
             if at.is_none_or(|at| at < applied) {
                 return Some(format!("member {m} is at {at:?}, the leader at {applied}"));
@@ -84,6 +90,7 @@ impl World {
         self.phase = Phase::Done;
         let restarts = self.probers.iter().any(|p| p.starts > 1);
         let clocks = self.plan.has(Fault::ClockJump);
+        let wiped = self.probers.iter().any(|p| p.wiped > 0);
         let Some(leader) = self.leader() else { return };
         let Some(node) = &self.members[leader].node else { return };
         let state = node.replica.state();
@@ -94,7 +101,7 @@ impl World {
             ("R2", checks.rows.lost(state)),
             ("R2", checks.rows.counted_once(state)),
             ("R4", checks.untold(state)),
-            ("R9", unexplained_misses(state, restarts, clocks)),
+            ("R9", unexplained_misses(state, restarts, clocks, wiped)),
             ("R10", ledger_differs(state)),
             ("linearizable", unlinearizable.0.map(|key| format!("no order explains the history of {key:?}"))),
         ];

@@ -83,13 +83,15 @@ fn counted(state: &State) -> u64 {
 }
 
 /// R9: slots that were missed for a reason that nothing in this run can explain.
-pub(crate) fn unexplained_misses(state: &State, probers_stopped: bool, clocks_set: bool) -> Option<String> {
+pub(crate) fn unexplained_misses(state: &State, probers_stopped: bool, clocks_set: bool, spools_lost: bool) -> Option<String> {
     let total = account::total(state, state.now());
     let allowed = |reason: Reason| match reason {
         // Faults of game days make a prober look sick: its own checks fail, those of the others do not.
         Reason::AssignedLate | Reason::ProberSick => true,
         Reason::ProberOff => probers_stopped || clocks_set,
-        Reason::Overloaded | Reason::SpoolDropped => clocks_set,
+        Reason::SpoolReplaced => spools_lost,
+        Reason::SpoolDropped => clocks_set || spools_lost,
+        Reason::Overloaded => clocks_set,
         _ => false,
     };
     let found = total.missed.iter().find(|(reason, n)| **n > 0 && !allowed(from_number(**reason as i32)));
