@@ -21,6 +21,8 @@ type Error = Box<dyn std::error::Error>;
 
 const PACKETS_PER_RUN: u32 = 100;
 const PACKET_INTERVAL_US: u64 = 10_000;
+/// What fping sends at most in one go.
+const FPING_PACKETS_MAX: u64 = 60_000;
 
 /// Pings at a rate, spread over 127.0.0.0/16 in runs of 100, as a prober with many targets would; prints one line of numbers: pings a
 /// second, sent, lost, microseconds of processor time each, per cent with the kernel's stamps, and the 50th and 99th percentile of the
@@ -81,7 +83,8 @@ async fn ours(rate: u64, seconds: u64) -> Result<Vec<f64>, Error> {
 fn fping(rate: u64, seconds: u64) -> Option<(f64, u64, u64, f64)> {
     let hosts = (rate * PACKET_INTERVAL_US / 1_000_000).max(1);
     let between_ms = PACKET_INTERVAL_US as f64 / 1e3 / hosts as f64;
-    let count = seconds * 1_000_000 / PACKET_INTERVAL_US;
+    // It numbers its packets with 16 bits, and uses none again for 10 s.
+    let count = (seconds * 1_000_000 / PACKET_INTERVAL_US).min(FPING_PACKETS_MAX / hosts);
     let (start, before) = (Instant::now(), cpu(UsageWho::RUSAGE_CHILDREN));
     let output = Command::new("fping")
         .args(["-q", "-c", &count.to_string(), "-p", &(PACKET_INTERVAL_US / 1_000).to_string(), "-i", &format!("{between_ms:.4}"), "-b", "56"])
