@@ -64,6 +64,11 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
         "dns" | "ping" | "icmp" | "trace" | "udp" | "grpc" | "grpcs" | "ws" | "wss" => typed::kind(scheme, rest, options)?,
         other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, tls, udp, dns, ping, trace, grpc, grpcs, ws, wss)")),
     };
+    let asked = asked_of_tls(&options.tls);
+    if !asked.is_empty() && !speaks_tls(&kind) {
+        let hint = if scheme == "tcp" { " (--tls or --starttls)" } else { "" };
+        return Err(format!("{target:?} speaks no TLS{hint}, so {} cannot hold", asked.join(", ")));
+    }
     Ok(CheckSpec {
         timeout_us: options.timeout_us,
         retries: options.retries,
@@ -73,6 +78,30 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
         limits: options.limits.clone(),
         ..CheckSpec::default()
     })
+}
+
+/// The flags that want something of a certificate, or show one: silently passed over they would seem to hold.
+fn asked_of_tls(tls: &TlsOptions) -> Vec<&'static str> {
+    let asked = [
+        ("--cert", !tls.client_certificate_secret_ref.is_empty()),
+        ("--key", !tls.client_key_secret_ref.is_empty()),
+        ("--min-days", tls.min_days > 0),
+        ("--pin", !tls.pins.is_empty()),
+    ];
+    asked.into_iter().filter(|(_, asked)| *asked).map(|(flag, _)| flag).collect()
+}
+
+fn speaks_tls(kind: &Kind) -> bool {
+    match kind {
+        // A redirect may lead to TLS.
+        Kind::Http(http) => http.url.starts_with("https://") || http.follow_redirects > 0,
+        Kind::Tcp(tcp) => tcp.tls.is_some(),
+        Kind::Tls(_) => true,
+        Kind::Grpc(grpc) => grpc.tls.is_some(),
+        Kind::Websocket(websocket) => websocket.url.starts_with("wss://"),
+        Kind::Dns(dns) => matches!(dns.transport(), DnsTransport::Tls | DnsTransport::Https),
+        Kind::Icmp(_) | Kind::Udp(_) => false,
+    }
 }
 
 fn http(target: &str, url: &str, options: &Options) -> Result<Kind, String> {
@@ -124,6 +153,19 @@ mod tests {
         }
         for wrong in ["", "ftp://x", "tcp://host", "dns://server", "https://"] {
             assert!(check(wrong, &Options::default()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_a_certificate_is_refused_where_there_is_none() {
+        let options =
+            Options { timeout_us: 1_000_000, tls: TlsOptions { min_days: 14, pins: vec!["p".to_owned()], ..TlsOptions::default() }, ..Options::default() };
+        for target in ["ping://h", "udp://h:1", "http://h/", "ws://h/", "grpc://h:1", "h:1", "dns://1.1.1.1/a"] {
+            let refused = check(target, &options).expect_err(target);
+            assert!(refused.contains("speaks no TLS") && refused.contains("--min-days, --pin"), "{refused}");
+        }
+        for target in ["https://h/", "tls://h:1", "wss://h/", "grpcs://h:1", "dns://1.1.1.1/a?transport=tls"] {
+            assert!(check(target, &options).is_ok(), "{target}");
         }
     }
 }

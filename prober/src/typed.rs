@@ -2,9 +2,9 @@
 //! They are read as a resource is, so every option, bound and message is the same.
 
 use probity_proto::resources::{SourceFile, parse};
-use probity_proto::v1::IcmpCheck;
 use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::resource::Spec;
+use probity_proto::v1::{DnsTransport, IcmpCheck, TlsOptions};
 use serde_json::{Map, Value, json};
 
 use crate::oneshot::Options;
@@ -15,17 +15,6 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
     let mark = if scheme.starts_with("ws") { '#' } else { '?' };
     let (target, query) = rest.split_once(mark).unwrap_or((rest, ""));
     let mut spec = Map::new();
-    let insecure = |spec: &mut Map<String, Value>| {
-        let tls = &options.tls;
-        if tls.skip_verify {
-            set(spec, "tls.skipVerify", json!("true"));
-        }
-        for (key, value) in [("ca", &tls.ca_pem), ("serverName", &tls.server_name), ("minVersion", &tls.min_version), ("maxVersion", &tls.max_version)] {
-            if !value.is_empty() {
-                set(spec, &format!("tls.{key}"), json!(value));
-            }
-        }
-    };
     let headers = || -> Value { options.http.headers.iter().map(|h| (h.name.clone(), json!(h.value))).collect::<Map<_, _>>().into() };
     let (word, target) = match scheme {
         "ping" | "icmp" => ("icmp", target.to_owned()),
@@ -36,7 +25,6 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
                 target.split_once('/').ok_or_else(|| format!("\"dns://{rest}\" asks nothing (want dns://server/name?type=A, or dns:///name)"))?;
             set(&mut spec, "name", json!(name));
             set(&mut spec, "server", json!(if server.is_empty() { "system" } else { server }));
-            insecure(&mut spec);
             ("dns", server.to_owned())
         }
         "grpc" | "grpcs" => {
@@ -44,7 +32,6 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
             set(&mut spec, "service", json!(service));
             if scheme == "grpcs" {
                 set(&mut spec, "tls", json!({}));
-                insecure(&mut spec);
             }
             if !options.headers.is_empty() {
                 set(&mut spec, "metadata", headers());
@@ -52,7 +39,6 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
             ("grpc", address.to_owned())
         }
         _ => {
-            insecure(&mut spec);
             if !options.headers.is_empty() {
                 set(&mut spec, "headers", headers());
             }
@@ -66,7 +52,45 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
         let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
         set(&mut spec, key, json!(decoded(value)));
     }
-    read(word, &target, &spec, options.timeout_us)
+    let mut kind = read(word, &target, &spec, options.timeout_us)?;
+    if let Some(tls) = tls_of(&mut kind, scheme) {
+        lay_over(tls, &options.tls);
+    }
+    Ok(kind)
+}
+
+/// The TLS options of a kind that speaks TLS.
+fn tls_of<'k>(kind: &'k mut Kind, scheme: &str) -> Option<&'k mut TlsOptions> {
+    match kind {
+        Kind::Grpc(grpc) => grpc.tls.as_mut(),
+        Kind::Websocket(websocket) if scheme == "wss" => Some(websocket.tls.get_or_insert_default()),
+        Kind::Dns(dns) if matches!(dns.transport(), DnsTransport::Tls | DnsTransport::Https) => Some(dns.tls.get_or_insert_default()),
+        _ => None,
+    }
+}
+
+/// What was given for all targets, where this one does not say otherwise.
+fn lay_over(own: &mut TlsOptions, given: &TlsOptions) {
+    own.skip_verify |= given.skip_verify;
+    own.require_staple |= given.require_staple;
+    for (own, given) in [
+        (&mut own.server_name, &given.server_name),
+        (&mut own.ca_pem, &given.ca_pem),
+        (&mut own.min_version, &given.min_version),
+        (&mut own.max_version, &given.max_version),
+        (&mut own.client_certificate_secret_ref, &given.client_certificate_secret_ref),
+        (&mut own.client_key_secret_ref, &given.client_key_secret_ref),
+    ] {
+        if own.is_empty() {
+            own.clone_from(given);
+        }
+    }
+    if own.min_days == 0 {
+        own.min_days = given.min_days;
+    }
+    if own.pins.is_empty() {
+        own.pins.clone_from(&given.pins);
+    }
 }
 
 /// The options of a trace are those below `icmp.trace`.
@@ -164,7 +188,6 @@ fn read(word: &str, target: &str, spec: &Map<String, Value>, timeout_us: u64) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-    use probity_proto::v1::{DnsTransport, TlsOptions};
 
     fn typed(scheme: &str, rest: &str) -> Result<Kind, String> {
         kind(scheme, rest, &Options { timeout_us: 5_000_000, tls: TlsOptions { skip_verify: true, ..TlsOptions::default() }, ..Options::default() })
@@ -186,6 +209,18 @@ mod tests {
         assert_eq!((ws.url.as_str(), ws.dialogue.len()), ("wss://shop.example/chat?room=1", 2));
         let Ok(Kind::Udp(udp)) = typed("udp", "127.0.0.1:9?sendHex=00ff") else { panic!("udp") };
         assert_eq!(udp.send, [0, 255]);
+    }
+
+    #[test]
+    fn what_is_given_for_all_reaches_every_kind_that_speaks_tls() {
+        let tls = TlsOptions { min_days: 14, pins: vec!["p".to_owned()], client_certificate_secret_ref: "cert".to_owned(), ..TlsOptions::default() };
+        let options = Options { timeout_us: 5_000_000, tls, ..Options::default() };
+        for (scheme, rest) in [("grpcs", "h:1"), ("wss", "h/"), ("dns", "1.1.1.1/a?transport=tls"), ("dns", "1.1.1.1/a?transport=https&tls.minDays=3")] {
+            let mut kind = kind(scheme, rest, &options).expect(rest);
+            let tls = tls_of(&mut kind, scheme).expect("TLS");
+            let days = if rest.contains("minDays") { 3 } else { 14 };
+            assert_eq!((tls.min_days, tls.pins.len(), tls.client_certificate_secret_ref.as_str()), (days, 1, "cert"), "{scheme}://{rest}");
+        }
     }
 
     #[test]

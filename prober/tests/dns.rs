@@ -4,6 +4,7 @@ mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::tls::Authority;
 use common::*;
@@ -13,6 +14,8 @@ use hickory_proto::dnssec::{DnssecSigner, SigningKey};
 use hickory_proto::op::{Edns, Message, MessageType, ResponseCode};
 use hickory_proto::rr::rdata::{A, CNAME, MX, SOA, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordSet, RecordType};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use probity_proto::v1::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -239,6 +242,41 @@ async fn over_tls_and_https() {
     .await;
     assert_reason(&probe(&spec(https, "https", "")).await, Reason::Good);
     assert_reason(&probe(&spec(https, "https", "  path: /other\n")).await, Reason::StatusMismatch);
+
+    // By HTTP/2 where the server offers it.
+    let (https2, _) = https2(&authority, |q| zone(q)).await;
+    let result = probe(&spec(https2, "https", "")).await;
+    assert_reason(&result, Reason::Good);
+    assert_eq!(fact(&result, "network.protocol.version"), "2");
+    assert_eq!(phase_names(&result.phases), ["resolve", "connect", "tls", "request", "transfer"]);
+    assert_reason(&probe(&spec(https2, "https", "  path: /other\n")).await, Reason::StatusMismatch);
+}
+
+/// DNS over HTTPS by HTTP/2 alone, and how many queries came.
+async fn https2(authority: &Authority, answering: impl Fn(&Message) -> Message + Send + Sync + 'static) -> (SocketAddr, Arc<AtomicUsize>) {
+    let acceptor = authority.acceptor("dns.example", &[b"h2"]);
+    let (answering, asked) = (Arc::new(answering), Arc::new(AtomicUsize::new(0)));
+    let count = asked.clone();
+    let address = serve(move |stream, _| {
+        let (acceptor, answering, count) = (acceptor.clone(), answering.clone(), count.clone());
+        async move {
+            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+                let (answering, count) = (answering.clone(), count.clone());
+                async move {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let good = request.uri().path() == "/dns-query" && request.method() == http::Method::POST;
+                    let body = request.into_body().collect().await?.to_bytes();
+                    let answer = answering(&Message::from_vec(&body).expect("a query")).to_vec().expect("it encodes");
+                    let status = if good { 200 } else { 404 };
+                    Ok::<_, hyper::Error>(http::Response::builder().status(status).body(Full::new(bytes::Bytes::from(answer))).expect("a response"))
+                }
+            });
+            let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+        }
+    })
+    .await;
+    (address, asked)
 }
 
 #[tokio::test]
@@ -434,4 +472,50 @@ async fn signatures_are_validated_from_a_given_anchor() {
     assert_reason(&result, Reason::DnssecBogus);
     // Signed, but by another key than the anchor.
     assert_reason(&probe(&spec(server, &Signed::new().anchor())).await, Reason::DnssecBogus);
+}
+
+#[tokio::test]
+async fn the_chain_is_asked_for_in_the_way_of_the_query() {
+    let zone = Arc::new(Signed::new());
+    let anchor = zone.anchor();
+    let authority = Authority::new();
+    let ca: String = authority.pem().lines().map(|l| format!("      {l}\n")).collect();
+    let spec = |server: SocketAddr, transport: &str, anchor: &str| {
+        let tls = if transport == "tcp" { String::new() } else { format!("  tls:\n    serverName: dns.example\n    ca: |\n{ca}") };
+        let anchors = if anchor.is_empty() { "validate: true".to_owned() } else { format!("anchors: ['{anchor}']") };
+        format!("target: {server}\ndns:\n  name: shop.example\n  transport: {transport}\n  dnssec: {{{anchors}}}\n{tls}")
+    };
+    let answering = |zone: &Arc<Signed>| -> Answering {
+        let zone = zone.clone();
+        Arc::new(move |q| bytes(&zone.answer(q)))
+    };
+
+    let honest = answering(&zone);
+    let tcp = serve(move |mut stream, _| {
+        let honest = honest.clone();
+        async move { answer_stream(&mut stream, &honest).await }
+    })
+    .await;
+    let (acceptor, honest) = (authority.acceptor("dns.example", &[]), answering(&zone));
+    let tls = serve(move |stream, _| {
+        let (acceptor, honest) = (acceptor.clone(), honest.clone());
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            answer_stream(&mut stream, &honest).await;
+        }
+    })
+    .await;
+    let signed = zone.clone();
+    let (https, asked) = https2(&authority, move |q| signed.answer(q)).await;
+    let stranger = Signed::new().anchor();
+    for (server, transport) in [(tcp, "tcp"), (tls, "tls"), (https, "https")] {
+        let result = probe(&spec(server, transport, &anchor)).await;
+        assert_reason(&result, Reason::Good);
+        assert_eq!(fact(&result, "dns.dnssec"), "secure", "{transport}");
+        assert_reason(&probe(&spec(server, transport, &stranger)).await, Reason::DnssecBogus);
+        // From the root's own keys: this zone hangs on none of them, and no signature of this server can make it so.
+        let result = probe(&spec(server, transport, "")).await;
+        assert!(matches!(result.reason, Reason::DnssecBogus | Reason::DnssecInsecure), "{transport}: {:?} {}", result.reason, result.message);
+    }
+    assert!(asked.load(Ordering::SeqCst) >= 6, "its keys were asked for by HTTPS too");
 }

@@ -206,10 +206,7 @@ fn dns_queries() {
         "target: s\ndns: {name: n, dnssec: {anchors: [example. DS 1 2 3]}}",
         &[r#"2:35: spec.dns.dnssec.anchors[0]: "example. DS 1 2 3" is no trust anchor: DNSKEY is missing (want ZONE DNSKEY FLAGS 3 ALGORITHM BASE64)"#],
     );
-    check(
-        "target: s\ndns: {name: n, transport: tls, dnssec: {}}",
-        &["2:40: spec.dns.dnssec: validation over tls or https is not supported by this version (want transport udp or tcp)"],
-    );
+    check("target: s\ndns: {name: n, transport: tls, dnssec: {}}", &[]);
     check(
         "target: s\ndns: {name: n, expect: {rcodes: [NOPE], flags: {zz: true}, answer: {matches: ['(']}}}",
         &[

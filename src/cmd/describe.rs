@@ -64,7 +64,8 @@ fn account(runs: &Value) -> String {
     let missed = pairs(&runs["missed"]);
     let missed = if missed == "-" { String::new() } else { format!(" ({missed})") };
     let total: u64 = runs["missed"].as_object().map_or(0, |m| m.values().filter_map(Value::as_u64).sum());
-    format!("{} planned = {} good + {} bad + {total} missed{missed} + {} pending", n("planned"), n("good"), n("bad"), n("pending"))
+    let retried = runs["retried"].as_u64().filter(|n| *n > 0).map_or_else(String::new, |n| format!("; {n} good ones after a retry"));
+    format!("{} planned = {} good + {} bad + {total} missed{missed} + {} pending{retried}", n("planned"), n("good"), n("bad"), n("pending"))
 }
 
 fn probe(item: &Value) -> Vec<String> {

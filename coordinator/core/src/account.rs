@@ -30,6 +30,8 @@ pub struct AccountView {
     pub pending: u64,
     /// Runs outside any interval.
     pub extra: u64,
+    /// Of the good ones, those that needed more than one attempt.
+    pub retried: u64,
     /// Bad runs, by [`Reason`] number.
     pub bad_by_reason: BTreeMap<u32, u64>,
     /// What the sum lacks; anything but 0 is a bug.
@@ -47,6 +49,7 @@ impl AccountView {
         self.good += account.good;
         self.bad += account.bad;
         self.extra += account.extra;
+        self.retried += account.retried;
         merge_counts(&mut self.missed, &account.missed);
         merge_counts(&mut self.bad_by_reason, &account.bad_by_reason);
     }
@@ -59,6 +62,7 @@ impl AccountView {
         self.good += a.good;
         self.bad += a.bad;
         self.extra += a.extra;
+        self.retried += a.retried;
         merge_counts(&mut self.missed, &a.missed);
         merge_counts(&mut self.bad_by_reason, &a.bad_by_reason);
     }
@@ -124,8 +128,15 @@ pub(crate) fn fold_if_done(state: &mut State, id: u64) {
     let check = a.check.clone();
     slo::ledger::materialize_check(state, &check);
     let Some(a) = assign::remove(state, id) else { return };
-    let account =
-        Account { planned: assign::last_end_n(&a) - a.first_n, good: a.good, bad: a.bad, missed: a.missed, extra: a.extra, bad_by_reason: a.bad_by_reason };
+    let account = Account {
+        planned: assign::last_end_n(&a) - a.first_n,
+        good: a.good,
+        bad: a.bad,
+        missed: a.missed,
+        extra: a.extra,
+        bad_by_reason: a.bad_by_reason,
+        retried: a.retried,
+    };
     match (state.checks.get_mut(&check), state.retired_checks.get_mut(&check)) {
         (Some(record), _) => merge(record.closed.get_or_insert_default(), &account),
         (None, Some(record)) => merge(record.closed.get_or_insert_default(), &account),
@@ -143,6 +154,7 @@ fn merge(into: &mut Account, from: &Account) {
     into.good += from.good;
     into.bad += from.bad;
     into.extra += from.extra;
+    into.retried += from.retried;
     merge_counts(&mut into.missed, &from.missed);
     merge_counts(&mut into.bad_by_reason, &from.bad_by_reason);
 }

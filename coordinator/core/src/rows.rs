@@ -101,6 +101,8 @@ fn content(state: &mut State, row: &ReportRow) -> bool {
     }
     gap(state, &mut a, row);
     let end = assign::last_end_n(&a);
+    let good = |state: &State| state.assignments.get(&number_key(row.assignment)).map_or(0, |now| now.good);
+    let good_before = if row.retried > 0 { good(state) } else { 0 };
     let mut n = row.first_n;
     for run in &row.outcomes {
         let reason = reason::from_number(run.reason);
@@ -110,6 +112,11 @@ fn content(state: &mut State, row: &ReportRow) -> bool {
         extra(state, a.id, runs(reason, outside));
         // What overlaps with earlier rows was counted with them.
         count(state, &mut a, to.min(end), Outcome { from, reason, counts_as: reason, slower_than: run.slower_than, row: Some(row) });
+    }
+    // What was counted before, or counts as missed, was not saved by a retry.
+    if row.retried > 0 {
+        let saved = row.retried.min(good(state).saturating_sub(good_before));
+        assign::update(state, a.id, |a| a.retried += saved);
     }
     voice::show(state, &a, row);
     account::fold_if_done(state, row.assignment);

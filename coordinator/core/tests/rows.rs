@@ -143,6 +143,23 @@ fn rows_count_once_and_in_order() {
 }
 
 #[test]
+fn good_runs_that_needed_a_retry_are_counted_once() {
+    let mut world = three();
+    world.pass(30 * S);
+    let a = world.open(WEB, "p0").expect("runs");
+    let row = ReportRow { retried: 2, ..world.next_row("p0", a.id, a.next_n, &[(3, Reason::Good), (1, Reason::ConnectRefused)]) };
+    world.rows(vec![row.clone(), row]);
+    assert_eq!((world.account().good, world.account().retried), (3, 2));
+    // More than its good runs it cannot be; what was counted before is not counted again.
+    let more = ReportRow { retried: 9, ..world.next_row("p0", a.id, a.next_n + 3, &[(1, Reason::Good), (2, Reason::Good)]) };
+    world.rows(vec![more]);
+    assert_eq!((world.account().good, world.account().retried), (5, 4));
+    world.delete("Probe", "web");
+    world.pass(60 * S);
+    assert_eq!(world.account().retried, 4, "with the check's account it goes into the cluster's");
+}
+
+#[test]
 fn a_new_spool_retires_the_old_one_and_owns_up_to_its_gaps() {
     let mut world = three();
     world.pass(10 * S);

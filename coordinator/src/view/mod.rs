@@ -224,7 +224,7 @@ fn account(view: &AccountView) -> Value {
         view.missed.iter().map(|(number, count)| (reason::from_number(*number as i32).label(), (*count).into())).collect();
     json!({
         "planned": view.planned, "good": view.good, "bad": view.bad, "missed": missed,
-        "pending": view.pending, "extra": view.extra, "unexplained": view.unexplained,
+        "pending": view.pending, "extra": view.extra, "retried": view.retried, "unexplained": view.unexplained,
     })
 }
 

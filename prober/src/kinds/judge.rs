@@ -9,16 +9,22 @@ use super::Failure;
 
 /// An inverted probe is good when its target cannot be reached. Whatever else went wrong (a name that does not resolve, a certificate
 /// that is not trusted) says nothing of that, and stays as it is, or shows that the target was reached.
-pub(super) fn inverted(invert: bool, peer: &str, outcome: Result<(), Failure>) -> Result<(), Failure> {
+///
+/// Of what is asked by datagrams (`datagrams`) silence is all that an unreachable target gives; of a DNS server every answer (`answered`),
+/// whatever its code, shows that it was reached.
+pub(super) fn inverted(invert: bool, peer: &str, datagrams: bool, answered: bool, outcome: Result<(), Failure>) -> Result<(), Failure> {
     if !invert {
         return outcome;
     }
     let Err(failure) = outcome else { return Err(Failure::new(Reason::Reachable, format!("{peer} can be reached, and must not"))) };
     match failure.reason {
         Reason::ConnectTimeout | Reason::ConnectRefused | Reason::ConnectUnreachable | Reason::IcmpNoReply | Reason::IcmpUnreachable => Ok(()),
+        Reason::ResponseTimeout if datagrams => Ok(()),
         // Short of the target, or on this side of it.
         reason if reason as i32 >= 100 => Err(failure),
-        Reason::DnsTimeout | Reason::DnsNxdomain | Reason::DnsServfail | Reason::DnsRefused | Reason::DnsError | Reason::DnsNoAddress => Err(failure),
+        Reason::DnsTimeout | Reason::DnsNxdomain | Reason::DnsServfail | Reason::DnsRefused | Reason::DnsError | Reason::DnsNoAddress if !answered => {
+            Err(failure)
+        }
         Reason::ConnectError | Reason::IcmpTtlExceeded => Err(failure),
         _ => Err(Failure::new(Reason::Reachable, format!("{peer} can be reached, and must not: {}", failure.message))),
     }
@@ -62,9 +68,19 @@ mod tests {
             (Reason::ConnectionReset, Reason::Reachable),
         ] {
             let outcome = || if found == Reason::Good { Ok(()) } else { Err(Failure::new(found, "")) };
-            assert_eq!(reason(inverted(true, "h", outcome())), inverted_to, "{found:?}");
-            assert_eq!(reason(inverted(false, "h", outcome())), found);
+            assert_eq!(reason(inverted(true, "h", false, false, outcome())), inverted_to, "{found:?}");
+            assert_eq!(reason(inverted(false, "h", true, true, outcome())), found);
         }
+    }
+
+    #[test]
+    fn of_datagrams_silence_is_unreachable_and_every_answer_is_not() {
+        let found = |datagrams, answered, reason| super::tests::reason(inverted(true, "h", datagrams, answered, Err(Failure::new(reason, ""))));
+        assert_eq!(found(true, false, Reason::ResponseTimeout), Reason::Good);
+        assert_eq!(found(false, false, Reason::ResponseTimeout), Reason::Reachable, "over a connection it was reached");
+        assert_eq!(found(true, true, Reason::DnsRefused), Reason::Reachable, "the server itself refuses");
+        assert_eq!(found(true, false, Reason::DnsRefused), Reason::DnsRefused, "the resolver does");
+        assert_eq!(found(true, false, Reason::ExpectMismatch), Reason::Reachable);
     }
 
     #[test]

@@ -322,7 +322,13 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
         }
     };
     let (duration, phases) = attempt.phases.finish();
-    let outcome = judge::inverted(spec.invert, &attempt.peer, outcome).and_then(|()| judge::limits(&spec.limits, duration, &phases));
+    let datagrams = match kind {
+        Some(Kind::Udp(_)) => true,
+        Some(Kind::Dns(check)) => check.transport() == probity_proto::v1::DnsTransport::Udp,
+        _ => false,
+    };
+    let answered = attempt.facts.iter().any(|(name, _)| *name == "dns.response_code");
+    let outcome = judge::inverted(spec.invert, &attempt.peer, datagrams, answered, outcome).and_then(|()| judge::limits(&spec.limits, duration, &phases));
     let (reason, message) = match outcome {
         Ok(()) => (Reason::Good, String::new()),
         Err(failure) => (failure.reason, failure.message),

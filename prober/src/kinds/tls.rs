@@ -137,6 +137,27 @@ impl ServerCertVerifier for Watching {
     }
 }
 
+/// Handshakes beside the one that a run times and reports.
+#[derive(Debug, Clone)]
+pub(crate) struct MoreTls {
+    config: Arc<ClientConfig>,
+    server_name: ServerName<'static>,
+}
+
+impl MoreTls {
+    /// Another handshake: verified as the run's own, and nothing is told of it.
+    pub(crate) async fn over<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> std::io::Result<TlsStream<S>> {
+        let mut connecting = TlsConnector::from(self.config.clone()).connect(self.server_name.clone(), stream);
+        poll_fn(|context| {
+            let polled = Pin::new(&mut connecting).poll(context);
+            // Of this server nobody asks; the next handshake on this thread must not take it for its own.
+            SEEN.take();
+            polled
+        })
+        .await
+    }
+}
+
 impl Attempt<'_> {
     /// A TLS handshake over a connection, offering protocols by ALPN.
     pub(crate) async fn tls<S>(&mut self, stream: S, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<TlsStream<S>, Failure>
@@ -145,12 +166,7 @@ impl Attempt<'_> {
     {
         let identity = self.client_identity(options).await?;
         self.phases.next("tls");
-        let tls = &self.context.tls;
-        let key = (options.clone(), alpn.iter().map(|p| p.to_vec()).collect(), identity);
-        let config = tls.configs.get_or(&key, || tls.make(&key))?;
-        let name = if options.server_name.is_empty() { host } else { &options.server_name };
-        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let server_name = ServerName::try_from(name.clone()).map_err(|_| Failure::new(Reason::TlsNameMismatch, format!("{name:?} can be no server's name")))?;
+        let (config, server_name) = self.tls_config(host, options, alpn, identity)?;
         let mut connecting = TlsConnector::from(config).connect(server_name, stream);
         let mut seen = None;
         let connected = poll_fn(|context| {
@@ -177,6 +193,23 @@ impl Attempt<'_> {
             judge(options, &chain, &seen.ocsp)?;
         }
         Ok(stream)
+    }
+
+    fn tls_config(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]], identity: String) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
+        let tls = &self.context.tls;
+        let key = (options.clone(), alpn.iter().map(|p| p.to_vec()).collect(), identity);
+        let config = tls.configs.get_or(&key, || tls.make(&key))?;
+        let name = if options.server_name.is_empty() { host } else { &options.server_name };
+        let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let server_name = ServerName::try_from(name.clone()).map_err(|_| Failure::new(Reason::TlsNameMismatch, format!("{name:?} can be no server's name")))?;
+        Ok((config, server_name))
+    }
+
+    /// What further connections to the same server need, which are no phases of the run.
+    pub(crate) async fn more_tls(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<MoreTls, Failure> {
+        let identity = self.client_identity(options).await?;
+        let (config, server_name) = self.tls_config(host, options, alpn, identity)?;
+        Ok(MoreTls { config, server_name })
     }
 
     async fn client_identity(&self, options: &TlsOptions) -> Result<String, Failure> {

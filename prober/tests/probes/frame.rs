@@ -85,6 +85,25 @@ async fn inverted_probes_want_no_answer() {
     assert_reason(&probe(&format!("target: {closed}\ntcp: {{}}\ninvert: true")).await, Reason::Good);
     assert_reason(&probe(&format!("target: {silent}\ntcp: {{}}\ninvert: true\ntimeout: 200ms")).await, Reason::Good);
     assert_reason(&probe(&format!("target: http://{open}/\nhttp: {{}}\ninvert: true")).await, Reason::Reachable);
+    // Of datagrams silence is all there is; a port that is refused says so by ICMP.
+    let quiet = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let mute = quiet.local_addr().expect("its address");
+    for kind in ["udp: {send: x}", "dns: {name: a.example}"] {
+        assert_reason(&probe(&format!("target: {mute}\n{kind}\ninvert: true\ntimeout: 200ms")).await, Reason::Good);
+        assert_reason(&probe(&format!("target: {mute}\n{kind}\ntimeout: 200ms")).await, Reason::ResponseTimeout);
+    }
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        while let Ok((n, from)) = quiet.recv_from(&mut buffer).await {
+            // Any answer: to a query of DNS, that it is refused.
+            buffer[2] |= 0x80;
+            buffer[3] = 5;
+            let _ = quiet.send_to(&buffer[..n], from).await;
+        }
+    });
+    for kind in ["udp: {send: xxxx}", "dns: {name: a.example}"] {
+        assert_reason(&probe(&format!("target: {mute}\n{kind}\ninvert: true\ntimeout: 1s")).await, Reason::Reachable);
+    }
 }
 
 #[tokio::test]

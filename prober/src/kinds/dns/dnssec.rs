@@ -1,6 +1,5 @@
 //! Validation of an answer (RFC 4035), from trust anchors down: every key and delegation is asked of the same server.
 
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -12,41 +11,34 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::dnssec::DnssecDnsHandle;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::DnsHandle;
-use probity_proto::v1::{DnssecAnchor, DnssecValidation, NetOptions, Reason};
-use tokio::io::AsyncReadExt;
+use probity_proto::v1::{DnsCheck, DnsTransport, DnssecAnchor, DnssecValidation, NetOptions, Reason};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
+use super::super::tls::MoreTls;
 use super::super::{Attempt, Failure, net};
 use super::answer::{Answer, Read, read};
-use super::transport::{Server, exchange_udp, receive_framed, send_framed};
+use super::transport::{ALPN_HTTPS, Server, exchange_udp, https, receive_framed, send_framed};
 
 /// Signatures and keys are large.
 const DATAGRAM_BYTES: usize = 4_096;
 
-/// Asks one server, by UDP and by TCP when truncated.
+/// Asks one server, in the way that the run did; each query has a connection of its own.
 #[derive(Clone)]
 struct Asking {
-    server: SocketAddr,
-    tcp_only: bool,
+    server: Server,
     net: Arc<NetOptions>,
+    /// Of the transports that speak TLS.
+    tls: Option<MoreTls>,
 }
 
 impl Asking {
     async fn ask(self, request: DnsRequest) -> Result<DnsResponse, NetError> {
         let mut query: Message = (*request).clone();
-        query.metadata.id = rand::random();
+        // Over HTTPS answers may come from caches, which know one id (RFC 8484, section 4.1).
+        query.metadata.id = if self.server.transport == DnsTransport::Https { 0 } else { rand::random() };
         let bytes = query.to_vec()?;
-        if !self.tcp_only {
-            let socket = net::udp_socket(&self.net, self.server).await?;
-            let answer =
-                exchange_udp(&socket, &bytes, &query, DATAGRAM_BYTES, &mut 0).await.map_err(|t| NetError::from(t.into_failure(self.server).message))?;
-            if !answer.message.metadata.truncation {
-                return Ok(DnsResponse::from_message(answer.message)?);
-            }
-        }
-        let mut stream = net::tcp(&self.net, self.server).await?;
-        send_framed(&mut stream, &bytes).await?;
-        let length = stream.read_u16().await?;
-        match read(&receive_framed(&mut stream, length).await?, &query) {
+        let answer = self.exchange(bytes, &query).await?;
+        match read(&answer, &query) {
             Read::Ours(answer) => {
                 let Answer { message, .. } = *answer;
                 Ok(DnsResponse::from_message(message)?)
@@ -55,6 +47,31 @@ impl Asking {
             Read::Malformed(e) => Err(NetError::from(e)),
         }
     }
+
+    async fn exchange(&self, bytes: Vec<u8>, query: &Message) -> Result<Vec<u8>, NetError> {
+        let address = self.server.address;
+        if self.server.transport == DnsTransport::Udp {
+            let socket = net::udp_socket(&self.net, address).await?;
+            let answer = exchange_udp(&socket, &bytes, query, DATAGRAM_BYTES, &mut 0).await.map_err(|t| NetError::from(t.into_failure(address).message))?;
+            if !answer.message.metadata.truncation {
+                return Ok(answer.message.to_vec()?);
+            }
+        }
+        let stream = net::tcp(&self.net, address).await?;
+        let Some(tls) = &self.tls else { return Ok(framed(stream, &bytes).await?) };
+        let stream = tls.over(stream).await?;
+        if self.server.transport == DnsTransport::Https {
+            let (body, _) = https(stream, &self.server, bytes, |_| {}).await.map_err(|f| NetError::from(f.message))?;
+            return Ok(body.to_vec());
+        }
+        Ok(framed(stream, &bytes).await?)
+    }
+}
+
+async fn framed(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    send_framed(&mut stream, bytes).await?;
+    let length = stream.read_u16().await?;
+    receive_framed(&mut stream, length).await
 }
 
 impl DnsHandle for Asking {
@@ -67,9 +84,20 @@ impl DnsHandle for Asking {
 }
 
 /// Good only when every record of the answer, or the proof that there is none, is secure.
-pub(super) async fn validate(attempt: &mut Attempt<'_>, server: &Server, query: &Message, validation: &DnssecValidation) -> Result<(), Failure> {
-    let tcp_only = server.transport != probity_proto::v1::DnsTransport::Udp;
-    let asking = Asking { server: server.address, tcp_only, net: Arc::new(attempt.net.clone()) };
+pub(super) async fn validate(
+    attempt: &mut Attempt<'_>,
+    server: &Server,
+    check: &DnsCheck,
+    query: &Message,
+    validation: &DnssecValidation,
+) -> Result<(), Failure> {
+    let options = check.tls.clone().unwrap_or_default();
+    let tls = match server.transport {
+        DnsTransport::Tls => Some(attempt.more_tls(&server.host, &options, &[]).await?),
+        DnsTransport::Https => Some(attempt.more_tls(&server.host, &options, ALPN_HTTPS).await?),
+        _ => None,
+    };
+    let asking = Asking { server: server.clone(), net: Arc::new(attempt.net.clone()), tls };
     let handle = DnssecDnsHandle::with_trust_anchor(asking, Arc::new(anchors(&validation.anchors)?));
     let Some(question) = query.queries.first().cloned() else { return Ok(()) };
     let bogus = |why: String| Failure::new(Reason::DnssecBogus, format!("the answer is not proven: {why}"));

@@ -25,7 +25,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &DnsCheck) -> Result<(
     judge::judge(&attempt.context.patterns, &answer, &query, expect)?;
     if let Some(validation) = &check.validate {
         attempt.phases.next("validate");
-        dnssec::validate(attempt, &server, &query, validation).await?;
+        dnssec::validate(attempt, &server, check, &query, validation).await?;
     }
     if !expect.same_serial_as.is_empty() {
         same_serial(attempt, check, &server, expect).await?;

@@ -1,4 +1,4 @@
-//! A query out and its answer back: UDP, TCP (RFC 7766), TLS (RFC 7858), HTTPS (RFC 8484, by HTTP/1.1).
+//! A query out and its answer back: UDP, TCP (RFC 7766), TLS (RFC 7858), HTTPS (RFC 8484, by HTTP/2 where the server offers it, else 1.1).
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,15 +7,19 @@ use bytes::Bytes;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use probity_proto::v1::{DnsCheck, DnsTransport, Reason, TlsOptions};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::UdpSocket;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout_at;
+use tokio_rustls::client::TlsStream;
 
 use super::super::{Attempt, Failure, net};
 use super::answer::{Answer, Read, read, text};
 
+/// What is spoken over HTTPS, the better first (RFC 8484, section 5.2).
+pub(super) const ALPN_HTTPS: &[&[u8]] = &[b"h2", b"http/1.1"];
 /// A datagram that is larger than was agreed is still read up to here.
 const DATAGRAM_BYTES_MIN: usize = 4_096;
 /// The length field of RFC 1035, section 4.2.2.
@@ -56,8 +60,11 @@ impl Attempt<'_> {
             }
             DnsTransport::Https => {
                 let stream = self.connect(&[server.address.ip()], server.address.port()).await?;
-                let stream = self.tls(stream, &server.host, tls, &[]).await?;
-                self.ask_https(stream, server, bytes, query).await
+                let stream = self.tls(stream, &server.host, tls, ALPN_HTTPS).await?;
+                let phases = &mut self.phases;
+                let (body, version) = https(stream, server, bytes, |phase| phases.next(phase)).await?;
+                self.fact("network.protocol.version", version);
+                only(&body, query)
             }
         }
     }
@@ -95,43 +102,6 @@ impl Attempt<'_> {
         only(&answer, query)
     }
 
-    async fn ask_https(
-        &mut self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        server: &Server,
-        bytes: Vec<u8>,
-        query: &Message,
-    ) -> Result<Answer, Failure> {
-        self.phases.next("request");
-        let wrong = |e: hyper::Error| Failure::new(Reason::ProtocolError, net::chain(&e));
-        let path = if server.path.is_empty() { "/dns-query" } else { &server.path };
-        let request = http::Request::post(path)
-            .header(http::header::HOST, &server.host)
-            .header(http::header::CONTENT_TYPE, "application/dns-message")
-            .header(http::header::ACCEPT, "application/dns-message")
-            .body(Full::new(Bytes::from(bytes)))
-            .map_err(|e| super::unsupported(format!("{path:?}: {e}")))?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
-        let exchange = async {
-            let response = sender.send_request(request).await.map_err(wrong)?;
-            self.phases.next("transfer");
-            if response.status() != http::StatusCode::OK {
-                return Err(Failure::new(Reason::StatusMismatch, format!("status {}, want 200", response.status().as_u16())));
-            }
-            let body = Limited::new(response.into_body(), MESSAGE_BYTES_MAX).collect().await;
-            body.map(|b| b.to_bytes()).map_err(|e| Failure::new(Reason::DnsMalformed, e.to_string()))
-        };
-        tokio::pin!(exchange);
-        tokio::pin!(connection);
-        let body = tokio::select! {
-            biased;
-            done = &mut exchange => done?,
-            // However it was closed: the answer may have come before.
-            _ = &mut connection => exchange.await?,
-        };
-        only(&body, query)
-    }
-
     pub(super) fn facts_of(&mut self, answer: &Answer) {
         let metadata = &answer.message.metadata;
         self.fact("dns.response_code", super::judge::rcode(&answer.message));
@@ -156,6 +126,60 @@ impl Attempt<'_> {
         if let Some(ttl) = answer.message.answers.iter().map(|r| r.ttl).min() {
             self.fact("dns.ttl_min_s", ttl.to_string());
         }
+    }
+}
+
+/// A query by HTTPS over a connection; `turn` is told of each phase. The body of the answer, and the version of HTTP.
+pub(super) async fn https(
+    stream: TlsStream<TcpStream>,
+    server: &Server,
+    bytes: Vec<u8>,
+    mut turn: impl FnMut(&'static str),
+) -> Result<(Bytes, &'static str), Failure> {
+    turn("request");
+    let wrong = |e: hyper::Error| Failure::new(Reason::ProtocolError, net::chain(&e));
+    let path = if server.path.is_empty() { "/dns-query" } else { &server.path };
+    let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    // HTTP/2 has the host in the URI, HTTP/1.1 in a header.
+    let uri = if h2 { format!("https://{}{path}", server.host) } else { path.to_owned() };
+    let mut request = http::Request::post(&uri)
+        .header(http::header::CONTENT_TYPE, "application/dns-message")
+        .header(http::header::ACCEPT, "application/dns-message")
+        .body(Full::new(Bytes::from(bytes)))
+        .map_err(|e| super::unsupported(format!("{uri:?}: {e}")))?;
+    if h2 {
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(wrong)?;
+        let body = answered(async move { sender.send_request(request).await }, connection, turn).await?;
+        return Ok((body, "2"));
+    }
+    let host = http::HeaderValue::try_from(&server.host).map_err(|e| super::unsupported(e.to_string()))?;
+    request.headers_mut().insert(http::header::HOST, host);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(wrong)?;
+    let body = answered(async move { sender.send_request(request).await }, connection, turn).await?;
+    Ok((body, "1.1"))
+}
+
+async fn answered(
+    response: impl Future<Output = hyper::Result<http::Response<Incoming>>>,
+    connection: impl Future,
+    mut turn: impl FnMut(&'static str),
+) -> Result<Bytes, Failure> {
+    let exchange = async {
+        let response = response.await.map_err(|e| Failure::new(Reason::ProtocolError, net::chain(&e)))?;
+        turn("transfer");
+        if response.status() != http::StatusCode::OK {
+            return Err(Failure::new(Reason::StatusMismatch, format!("status {}, want 200", response.status().as_u16())));
+        }
+        let body = Limited::new(response.into_body(), MESSAGE_BYTES_MAX).collect().await;
+        body.map(|b| b.to_bytes()).map_err(|e| Failure::new(Reason::DnsMalformed, e.to_string()))
+    };
+    tokio::pin!(exchange);
+    tokio::pin!(connection);
+    tokio::select! {
+        biased;
+        done = &mut exchange => done,
+        // However it was closed: the answer may have come before.
+        _ = &mut connection => exchange.await,
     }
 }
 

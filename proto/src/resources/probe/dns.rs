@@ -29,11 +29,7 @@ pub(super) fn dns(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> DnsCheck {
     let transports = [("udp", DnsTransport::Udp), ("tcp", DnsTransport::Tcp), ("tls", DnsTransport::Tls), ("https", DnsTransport::Https)];
     let transport = f.choice("transport", &transports, mistakes).unwrap_or_default();
     let (edns_bytes, dnssec_ok) = edns(f, mistakes);
-    let signed_at = f.get("dnssec");
-    if let (Some(at), DnsTransport::Tls | DnsTransport::Https) = (&signed_at, transport) {
-        mistakes.add(&at.path, at.place(), "validation over tls or https is not supported by this version", "want transport udp or tcp");
-    }
-    let validate = signed_at.and_then(|at| at.fields(mistakes)).and_then(|d| dnssec(d, mistakes));
+    let validate = f.get("dnssec").and_then(|at| at.fields(mistakes)).and_then(|d| dnssec(d, mistakes));
     DnsCheck {
         server,
         name,
