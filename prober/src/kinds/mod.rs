@@ -13,6 +13,7 @@ mod icmp;
 mod judge;
 mod lines;
 mod net;
+mod ocsp;
 mod patterns;
 mod phases;
 mod proxy;

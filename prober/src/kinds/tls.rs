@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::{Attempt, Failure, certificate, net};
+use super::{Attempt, Failure, certificate, net, ocsp};
 use crate::cache::Cache;
 
 /// Configurations, each some kilobytes: sets of options beyond this are made anew each time.
@@ -189,8 +189,8 @@ impl Attempt<'_> {
         if let Some(suite) = session.negotiated_cipher_suite() {
             self.fact("tls.cipher", format!("{:?}", suite.suite()));
         }
-        if let (Some(seen), Some(chain)) = (seen, chain) {
-            judge(options, &chain, &seen.ocsp)?;
+        if let Some((chain, stapled)) = chain {
+            judge(options, &chain, &stapled)?;
         }
         Ok(stream)
     }
@@ -223,7 +223,7 @@ impl Attempt<'_> {
         Ok(pem)
     }
 
-    fn chain_facts(&mut self, seen: &Seen) -> Arc<certificate::Chain> {
+    fn chain_facts(&mut self, seen: &Seen) -> (Arc<certificate::Chain>, ocsp::Stapled) {
         let chains = &self.context.tls.chains;
         let chain = chains.get(&seen.chain).unwrap_or_else(|| {
             let chain = Arc::new(certificate::Chain::read(&seen.chain));
@@ -233,8 +233,12 @@ impl Attempt<'_> {
         for (name, value) in chain.facts(now_us()) {
             self.fact(name, value);
         }
-        self.fact("tls.server.ocsp", certificate::ocsp_status(&seen.ocsp).word());
-        chain
+        let stapled = ocsp::stapled(&seen.ocsp, &seen.chain, now_us() / 1_000_000);
+        self.fact("tls.server.ocsp", stapled.status.word());
+        if stapled.status != ocsp::Status::None {
+            self.fact("tls.server.ocsp_signature", stapled.wrong.as_ref().map_or_else(|| "valid".to_owned(), |why| format!("invalid: {why}")));
+        }
+        (chain, stapled)
     }
 }
 
@@ -243,18 +247,19 @@ fn now_us() -> i64 {
 }
 
 /// What the probe asks of a certificate beyond that it is trusted.
-fn judge(options: &TlsOptions, chain: &certificate::Chain, ocsp: &[u8]) -> Result<(), Failure> {
+fn judge(options: &TlsOptions, chain: &certificate::Chain, stapled: &ocsp::Stapled) -> Result<(), Failure> {
     let fail = |reason, message: String| Err(Failure::new(reason, message));
     if !options.pins.is_empty() && !chain.pins.iter().any(|pin| options.pins.contains(pin)) {
         return fail(Reason::TlsPinMismatch, format!("no public key of the chain is pinned; the server's is sha256/{}", chain.pins.first().map_or("?", |p| p)));
     }
-    match certificate::ocsp_status(ocsp) {
-        certificate::Ocsp::Revoked => return fail(Reason::TlsRevoked, "the server staples that its certificate is revoked".to_owned()),
-        certificate::Ocsp::None if options.require_staple => return fail(Reason::TlsNotStapled, "the server staples no OCSP response".to_owned()),
-        certificate::Ocsp::Unknown if options.require_staple => {
-            return fail(Reason::TlsNotStapled, "the stapled OCSP response does not know the certificate".to_owned());
-        }
-        _ => {}
+    match (stapled.status, &stapled.wrong) {
+        // Whoever staples that says so of itself, signed or not.
+        (ocsp::Status::Revoked, _) => return fail(Reason::TlsRevoked, "the server staples that its certificate is revoked".to_owned()),
+        _ if !options.require_staple => {}
+        (ocsp::Status::None, _) => return fail(Reason::TlsNotStapled, "the server staples no OCSP response".to_owned()),
+        (_, Some(why)) => return fail(Reason::TlsNotStapled, format!("the stapled OCSP response does not hold: {why}")),
+        (ocsp::Status::Unknown, _) => return fail(Reason::TlsNotStapled, "the stapled OCSP response does not know the certificate".to_owned()),
+        (ocsp::Status::Good, None) => {}
     }
     let left = Duration::from_micros((chain.not_after_us - now_us()).max(0) as u64);
     if options.min_days > 0 && left < Duration::from_secs(86_400 * u64::from(options.min_days)) {

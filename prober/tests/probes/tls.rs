@@ -152,42 +152,72 @@ async fn client_certificates() {
     }
 }
 
-/// DER of an element.
+/// An element in DER.
 fn der(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
     let content = parts.concat();
-    assert!(content.len() < 0x80, "short forms are enough here");
-    [vec![tag, content.len() as u8], content].concat()
+    let length = match content.len() {
+        n @ 0..=0x7f => vec![n as u8],
+        n @ 0x80..=0xff => vec![0x81, n as u8],
+        n => vec![0x82, (n >> 8) as u8, n as u8],
+    };
+    [vec![tag], length, content].concat()
 }
 
-/// An OCSP response (RFC 6960) of that status, without a signature.
-fn ocsp(status: Vec<u8>) -> Vec<u8> {
-    let time = || der(0x18, &[b"20260101000000Z".to_vec()]);
-    let single = der(0x30, &[der(0x30, &[]), status, time()]);
-    let data = der(0x30, &[der(0xa2, &[]), time(), der(0x30, &[single])]);
+/// An OCSP response (RFC 6960) of that status on a certificate, whose time ends then, signed by whoever signs.
+fn ocsp(chain: &[rustls::pki_types::CertificateDer<'_>], status: Vec<u8>, until: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
+    let (_, issuer) = x509_parser::parse_x509_certificate(&chain[1]).expect("a certificate");
+    let sha256 = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().to_vec();
+    let time = |text: &str| der(0x18, &[text.as_bytes().to_vec()]);
+    let algorithm = der(0x30, &[der(0x06, &[vec![0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01]])]);
+    let name_hash = der(0x04, &[sha256(leaf.issuer().as_raw())]);
+    let key_hash = der(0x04, &[sha256(&issuer.public_key().subject_public_key.data)]);
+    let id = der(0x30, &[algorithm, name_hash, key_hash, der(0x02, &[leaf.raw_serial().to_vec()])]);
+    let single = der(0x30, &[id, status, time("20260101000000Z"), der(0xa0, &[time(until)])]);
+    let data = der(0x30, &[der(0xa2, &[der(0x04, &[vec![1; 20]])]), time("20260101000000Z"), der(0x30, &[single])]);
+    let ecdsa_with_sha256 = der(0x30, &[der(0x06, &[vec![0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]])]);
+    let signature = der(0x03, &[vec![0], sign(&data)]);
+    let basic = der(0x30, &[data, ecdsa_with_sha256, signature]);
     let oid = der(0x06, &[vec![0x2b, 6, 1, 5, 5, 7, 48, 1, 1]]);
-    der(0x30, &[der(0x0a, &[vec![0]]), der(0xa0, &[der(0x30, &[oid, der(0x04, &[der(0x30, &[data])])])])])
+    der(0x30, &[der(0x0a, &[vec![0]]), der(0xa0, &[der(0x30, &[oid, der(0x04, &[basic])])])])
 }
 
 #[tokio::test]
 async fn stapled_status() {
-    let authority = Authority::new();
-    let stapling = |response: Vec<u8>| {
-        let Identity { chain, key, .. } = authority.issue("shop.test");
-        let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(chain, key, response);
-        TlsAcceptor::from(Arc::new(config.expect("a configuration")))
-    };
+    let (authority, stranger) = (Authority::new(), Authority::new());
     let ca = authority.pem();
-    let revoked = ocsp(der(0xa1, &[der(0x18, &[b"20260101000000Z".to_vec()])]));
-    for (response, word, plain, required) in [
-        (ocsp(der(0x80, &[])), "good", Reason::Good, Reason::Good),
-        (revoked, "revoked", Reason::TlsRevoked, Reason::TlsRevoked),
-        (b"no response".to_vec(), "unknown", Reason::Good, Reason::TlsNotStapled),
-        (Vec::new(), "none", Reason::Good, Reason::TlsNotStapled),
-    ] {
-        let server = https(stapling(response)).await;
+    let (good, later, past) = (der(0x80, &[]), "20990101000000Z", "20260102000000Z");
+    let revoked = der(0xa1, &[der(0x18, &[b"20260101000000Z".to_vec()])]);
+    type Made<'a> = Box<dyn Fn(&Identity) -> Vec<u8> + 'a>;
+    let by = |status: &Vec<u8>, until: &'static str, signer: &'static str| -> Made<'_> {
+        let (status, authority, stranger) = (status.clone(), &authority, &stranger);
+        Box::new(move |identity| {
+            let signing = if signer == "issuer" { authority } else { stranger };
+            ocsp(&identity.chain, status.clone(), until, |bytes| signing.sign(bytes))
+        })
+    };
+    let other = authority.issue("other.test");
+    let of_another: Made<'_> = Box::new(|_| ocsp(&other.chain, der(0x80, &[]), later, |bytes| authority.sign(bytes)));
+    let cases: [(Made<'_>, &str, &str, Reason, Reason); 7] = [
+        (by(&good, later, "issuer"), "good", "valid", Reason::Good, Reason::Good),
+        (by(&good, later, "stranger"), "good", "invalid: its signature is not of the certificate's issuer", Reason::Good, Reason::TlsNotStapled),
+        (by(&good, past, "issuer"), "good", "invalid: its time is over", Reason::Good, Reason::TlsNotStapled),
+        (of_another, "good", "invalid: it is about another certificate", Reason::Good, Reason::TlsNotStapled),
+        (by(&revoked, later, "issuer"), "revoked", "valid", Reason::TlsRevoked, Reason::TlsRevoked),
+        (Box::new(|_| b"no response".to_vec()), "unknown", "invalid: it is no successful OCSP response", Reason::Good, Reason::TlsNotStapled),
+        (Box::new(|_| Vec::new()), "none", "", Reason::Good, Reason::TlsNotStapled),
+    ];
+    for (response, word, signature, plain, required) in cases {
+        let identity = authority.issue("shop.test");
+        let response = response(&identity);
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(identity.chain, identity.key, response);
+        let server = https(TlsAcceptor::from(Arc::new(config.expect("a configuration")))).await;
         let result = probe(&watch(server, &ca, "")).await;
         assert_reason(&result, plain);
         assert_eq!(fact(&result, "tls.server.ocsp"), word);
+        if !signature.is_empty() {
+            assert_eq!(fact(&result, "tls.server.ocsp_signature"), signature, "{word}");
+        }
         assert_reason(&probe(&watch(server, &ca, "requireStaple: true")).await, required);
     }
 }

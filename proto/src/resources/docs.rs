@@ -134,7 +134,12 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe.spec.http.tls.maxVersion", "string", "'1.3'", "'1.2' or '1.3'."),
     ("probe.spec.http.tls.minDays", "integer", "0", "Every certificate of the chain is valid for this many days more."),
     ("probe.spec.http.tls.pins", "array", "", "sha256/BASE64 of public keys (SPKI); one of the chain must have one of them."),
-    ("probe.spec.http.tls.requireStaple", "boolean", "false", "The server must staple an OCSP response; one that says revoked is bad in any case."),
+    (
+        "probe.spec.http.tls.requireStaple",
+        "boolean",
+        "false",
+        "The server must staple an OCSP response that holds: about this certificate, signed by its issuer, in its time. One that says revoked is bad in any case.",
+    ),
     ("probe.spec.http.tls.skipVerify", "boolean", "false", "Trust whoever answers; every result says so."),
     ("probe.spec.tcp", "object", "", "A TCP connection, with TLS and a dialogue if wanted."),
     ("probe.spec.tcp.address", "string", "$(target.address)", "host:port."),
@@ -159,7 +164,12 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe.spec.tls.maxVersion", "string", "'1.3'", "'1.2' or '1.3'."),
     ("probe.spec.tls.minDays", "integer", "14", "Every certificate of the chain is valid for this many days more."),
     ("probe.spec.tls.pins", "array", "", "sha256/BASE64 of public keys (SPKI); one of the chain must have one of them."),
-    ("probe.spec.tls.requireStaple", "boolean", "false", "The server must staple an OCSP response; one that says revoked is bad in any case."),
+    (
+        "probe.spec.tls.requireStaple",
+        "boolean",
+        "false",
+        "The server must staple an OCSP response that holds: about this certificate, signed by its issuer, in its time. One that says revoked is bad in any case.",
+    ),
     ("probe.spec.tls.skipVerify", "boolean", "false", "Trust whoever answers; every result says so."),
     ("probe.spec.dns", "object", "", "A DNS query straight to a server, or through this host's resolver."),
     (
