@@ -2,13 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::cache::Cache;
+
+/// Secrets that are lent at a time: those of a configuration's modules.
+const LENT_MAX: usize = 1_024;
 
 /// Where a host's secrets are.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Secrets {
-    pub(crate) dir: Option<PathBuf>,
+    dir: Option<PathBuf>,
     /// Those that need no file.
-    pub(crate) given: BTreeMap<String, String>,
+    given: BTreeMap<String, String>,
+    lent: Arc<Cache<String, Arc<str>>>,
 }
 
 impl std::fmt::Debug for Secrets {
@@ -18,10 +25,26 @@ impl std::fmt::Debug for Secrets {
 }
 
 impl Secrets {
+    pub(crate) fn new(dir: Option<PathBuf>, given: BTreeMap<String, String>) -> Secrets {
+        Secrets { dir, given, lent: Arc::new(Cache::new(LENT_MAX)) }
+    }
+
+    /// A name by which a value can be read for a while: for what has its secrets in a configuration of its own. The name tells nothing of it,
+    /// and is the same for the same value.
+    pub(crate) fn lend(&self, value: &str) -> String {
+        let digest = ring::digest::digest(&ring::digest::SHA256, value.as_bytes());
+        let name = format!("lent-{}", digest.as_ref().iter().map(|b| format!("{b:02x}")).collect::<String>());
+        self.lent.put(name.clone(), value.into());
+        name
+    }
+
     /// The value of a secret, without the line's end. The error names it, never its content.
     pub(crate) async fn read(&self, name: &str) -> Result<String, String> {
         if let Some(given) = self.given.get(name) {
             return Ok(given.clone());
+        }
+        if let Some(lent) = self.lent.get(name) {
+            return Ok(lent.to_string());
         }
         let fine = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         let dir = self.dir.as_ref().filter(|_| fine).ok_or_else(|| format!("secret {name:?} is not there: no secretsDir on this host"))?;

@@ -1,5 +1,7 @@
 //! The paths of blackbox_exporter, served for real on loopback. Beside the real one: tests/blackbox/run.
 
+mod common;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -19,10 +21,14 @@ struct Served {
 }
 
 async fn served() -> Served {
+    served_with(CONFIG).await
+}
+
+async fn served_with(text: &str) -> Served {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let dir = tempfile::tempdir().expect("a directory");
     let config = dir.path().join("blackbox.yml");
-    std::fs::write(&config, CONFIG).expect("it can be written");
+    std::fs::write(&config, text).expect("it can be written");
     let context = ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() });
     let exporter = Exporter::new(Options::new(config.clone()), Arc::new(context)).expect("the configuration is fine");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -202,4 +208,163 @@ async fn a_file_with_a_mistake_is_not_taken() {
     assert_eq!(served.ask("POST", "/-/reload", "").await.0, 200);
     assert_lines(&served.probe("other", &shop).await, &["probe_success 1"]);
     assert_eq!(served.ask("GET", "/probe?module=http_2xx&target=x", "").await.0, 400);
+}
+
+/// A server that knows a token, wants it, and wants a header twice; as a proxy it wants a name and a password.
+async fn guarded() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut asked = String::new();
+                let whole = |text: &str| {
+                    let (head, body) = text.split_once("\r\n\r\n")?;
+                    let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.parse::<usize>().ok()).unwrap_or(0);
+                    (body.len() >= length).then_some(())
+                };
+                while whole(&asked).is_none() {
+                    let mut buffer = [0; 4_096];
+                    match stream.read(&mut buffer).await {
+                        Ok(n) if n > 0 => asked.push_str(&String::from_utf8_lossy(&buffer[..n]).to_lowercase()),
+                        _ => return,
+                    }
+                }
+                let body =
+                    if asked.starts_with("post /token ") { "{\"access_token\": \"t0k\", \"token_type\": \"bearer\", \"expires_in\": 60}" } else { "hello" };
+                let good = if asked.starts_with("post /token ") {
+                    // RFC 6749, section 2.3.1: by Basic, or in the body.
+                    asked.contains("grant_type=client_credentials")
+                        && asked.contains("audience=shop")
+                        && (asked.contains("authorization: basic") || asked.contains("client_secret=hush"))
+                } else if asked.starts_with("get http://192.0.2.1/") {
+                    // p:%68ush
+                    asked.contains("proxy-authorization: basic cdpodxno")
+                } else {
+                    asked.contains("authorization: bearer t0k") && asked.matches("\r\nx-a: ").count() == 2
+                };
+                let status = if good { "200 OK" } else { "403 No" };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-there: 7\r\nconnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn headers_tokens_and_proxies() {
+    let server = guarded().await;
+    let header =
+        |pattern: &str, name: &str, missing: bool| format!("fail_if_header_not_matches: [{{header: {name}, regexp: '{pattern}', allow_missing: {missing}}}]");
+    let oauth = format!(
+        "oauth2: {{client_id: c, client_secret: hush, token_url: 'http://{server}/token', scopes: [a], endpoint_params: {{audience: shop}}}}, http_headers: {{X-A: {{values: [one], secrets: [two]}}}}"
+    );
+    let served = served_with(&format!(
+        "modules:\n  token: {{prober: http, http: {{{oauth}}}}}\n  twice: {{prober: http, http: {{{}}}}}\n  there: {{prober: http, http: {{{oauth}, {}}}}}\n  wrong: {{prober: http, http: {{{oauth}, {}}}}}\n  gone: {{prober: http, http: {{{oauth}, {}}}}}\n  must: {{prober: http, http: {{{oauth}, {}}}}}\n  proxy: {{prober: http, http: {{proxy_url: 'http://p:%68ush@{server}', skip_resolve_phase_with_proxy: true}}}}\n  stranger: {{prober: http, http: {{proxy_url: 'http://{server}'}}}}\n",
+        oauth.replace(", secrets: [two]", ""),
+        header("^7$", "X-There", true),
+        header("^8$", "X-There", true),
+        header("^8$", "X-Gone", true),
+        header("^8$", "X-Gone", false),
+    ))
+    .await;
+    let target = format!("http://{server}/");
+    for (module, target, good) in [
+        ("token", target.as_str(), true),
+        ("twice", &target, false),
+        ("there", &target, true),
+        ("wrong", &target, false),
+        ("gone", &target, true),
+        ("must", &target, false),
+        ("proxy", "http://192.0.2.1/", true),
+        ("stranger", "http://192.0.2.1/", false),
+    ] {
+        let metrics = served.probe(module, target).await;
+        assert!(metrics.contains(&format!("probe_success {}\n", u8::from(good))), "{module}: {metrics}");
+        assert!(!metrics.contains("hush"));
+    }
+}
+
+#[tokio::test]
+async fn client_certificates() {
+    let authority = common::tls::Authority::new();
+    let identity = authority.issue("127.0.0.1");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(identity.chain[1].clone()).expect("an authority");
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots)).build().expect("a verifier");
+    let config = rustls::ServerConfig::builder().with_client_cert_verifier(verifier).with_single_cert(identity.chain, identity.key).expect("a configuration");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let server = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let _ = stream.read(&mut [0; 1_024]).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+            });
+        }
+    });
+    let dir = tempfile::tempdir().expect("a directory");
+    let ours = authority.issue("probe.test").pem;
+    let key_at = ours.find("-----BEGIN PRIVATE KEY-----").expect("a key");
+    for (name, text) in [("cert.pem", &ours[..key_at]), ("key.pem", &ours[key_at..]), ("ca.pem", &authority.pem())] {
+        std::fs::write(dir.path().join(name), text).expect("a file");
+    }
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let ca = format!("ca_file: '{}'", path("ca.pem"));
+    let served = served_with(&format!(
+        "modules:\n  shown: {{prober: http, http: {{tls_config: {{{ca}, cert_file: '{}', key_file: '{}'}}}}}}\n  none: {{prober: http, http: {{tls_config: {{{ca}}}}}}}\n",
+        path("cert.pem"),
+        path("key.pem")
+    ))
+    .await;
+    for (module, good) in [("shown", 1), ("none", 0)] {
+        let metrics = served.probe(module, &format!("https://{server}/")).await;
+        assert!(metrics.contains(&format!("probe_success {good}\n")), "{module}: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn records_are_validated_as_a_whole() {
+    use hickory_proto::op::{Message, MessageType};
+    use hickory_proto::rr::{RData, Record, rdata::A};
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let server = socket.local_addr().expect("its address");
+    tokio::spawn(async move {
+        let mut buffer = [0; 1_500];
+        while let Ok((n, from)) = socket.recv_from(&mut buffer).await {
+            let mut answer = Message::from_vec(&buffer[..n]).expect("a query");
+            answer.metadata.message_type = MessageType::Response;
+            let name = answer.queries[0].name().clone();
+            for last in [1, 2] {
+                answer.add_answer(Record::from_rdata(name.clone(), 300, RData::A(A::new(10, 0, 0, last))));
+            }
+            let _ = socket.send_to(&answer.to_vec().expect("it encodes"), from).await;
+        }
+    });
+    let cases = [
+        ("fail_if_matches_regexp", r"A\t10\.0\.0\.2$", 0),
+        ("fail_if_matches_regexp", "192", 1),
+        ("fail_if_all_match_regexp", r"A\t10\.", 0),
+        ("fail_if_all_match_regexp", r"0\.2$", 1),
+        ("fail_if_not_matches_regexp", r"^shop\.example\.\t300\tIN\tA\t10", 1),
+        ("fail_if_not_matches_regexp", r"0\.2$", 0),
+        ("fail_if_none_matches_regexp", r"0\.2$", 1),
+        ("fail_if_none_matches_regexp", "192", 0),
+    ];
+    let module = |(i, (key, pattern, _)): (usize, &(&str, &str, u8))| {
+        format!("  m{i}: {{prober: dns, dns: {{query_name: shop.example, query_type: A, validate_answer_rrs: {{{key}: ['{pattern}']}}}}}}\n")
+    };
+    let modules: String = cases.iter().enumerate().map(module).collect();
+    let served = served_with(&format!("modules:\n{modules}")).await;
+    for (i, (key, pattern, good)) in cases.iter().enumerate() {
+        let metrics = served.probe(&format!("m{i}"), &server.to_string()).await;
+        assert!(metrics.contains(&format!("probe_success {good}\n")), "{key} {pattern}: {metrics}");
+    }
 }

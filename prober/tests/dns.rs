@@ -244,7 +244,7 @@ async fn over_tls_and_https() {
     assert_reason(&probe(&spec(https, "https", "  path: /other\n")).await, Reason::StatusMismatch);
 
     // By HTTP/2 where the server offers it.
-    let (https2, _) = https2(&authority, |q| zone(q)).await;
+    let (https2, _) = https2(&authority, zone).await;
     let result = probe(&spec(https2, "https", "")).await;
     assert_reason(&result, Reason::Good);
     assert_eq!(fact(&result, "network.protocol.version"), "2");

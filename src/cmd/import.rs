@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use probity_prober::blackbox::load;
-use probity_proto::resources::blackbox::{Authorization, Dns, Grpc, Http, Ip, Module, Prober, Secret, Tcp, Tls};
+use probity_proto::resources::blackbox::{Authorization, Dns, Grpc, Http, Ip, Module, Prober, QueryResponse, Secret, Section, Tcp, Tls};
 use probity_proto::units;
 use serde_json::{Map, Value, json};
 
@@ -134,6 +134,10 @@ impl Import {
                 found.insert(key.to_owned(), value.into());
             }
         }
+        if let (Some(cert), Some(key)) = (&tls.cert, &tls.key) {
+            found.insert("clientCertificate".to_owned(), self.secret("client-certificate", cert));
+            found.insert("clientKey".to_owned(), self.secret("client-key", key));
+        }
         match &tls.ca {
             Some(Secret::Given(pem)) => drop(found.insert("ca".to_owned(), pem.as_str().into())),
             Some(Secret::File(path)) => match std::fs::read_to_string(path) {
@@ -150,6 +154,18 @@ impl Import {
         if !http.headers.is_empty() {
             found["headers"] = json!(http.headers);
         }
+        for (name, value) in &http.http_headers {
+            match value {
+                Secret::Given(value) if found["headers"][name].is_null() => found["headers"][name] = value.as_str().into(),
+                _ => self.note(format!("not carried over: a value of http_headers {name:?}")),
+            }
+        }
+        if let Some(Secret::Given(url)) = &http.proxy_url {
+            match url.split_once('@') {
+                None => found["proxy"] = json!({"url": url}),
+                Some(_) => self.note("not carried over: proxy_url, which has a name and a password in it (http.proxy: {url, username, password: {secretRef}})"),
+            }
+        }
         match &http.body {
             Some(Secret::Given(body)) => found["body"] = body.as_str().into(),
             Some(Secret::File(path)) => self.note(format!("not carried over: body_file {path:?}")),
@@ -160,6 +176,11 @@ impl Import {
                 found["auth"] = json!({"basic": {"username": username, "password": self.secret("password", password)}});
             }
             Some(Authorization::Scheme { scheme, credentials }) if scheme == "Bearer" => found["auth"] = json!({"bearer": self.secret("token", credentials)}),
+            Some(Authorization::OAuth2(oauth2)) => {
+                let secret = oauth2.client_secret.clone().unwrap_or(Secret::Given(String::new()));
+                let secret = self.secret("client-secret", &secret);
+                found["auth"] = json!({"oauth2": {"tokenUrl": oauth2.token_url, "clientId": oauth2.client_id, "clientSecret": secret, "scopes": oauth2.scopes, "parameters": oauth2.endpoint_params}});
+            }
             Some(Authorization::Basic { .. }) => self.note("not carried over: basic_auth without a password"),
             Some(Authorization::Scheme { scheme, .. }) => self.note(format!("not carried over: authorization of type {scheme:?}")),
             None => {}
@@ -185,6 +206,9 @@ impl Import {
                 self.note(format!("not carried over: {key}"));
             }
         }
+        for m in http.fail_if_header_not_matches.iter().filter(|m| m.allow_missing) {
+            self.note(format!("not carried over: fail_if_header_not_matches of {:?}, which may be missing", m.header));
+        }
         found["expect"] = expect(http);
         found
     }
@@ -202,6 +226,9 @@ impl Import {
         }
         if !dns.recursion_desired {
             found["recursion"] = false.into();
+        }
+        if [&dns.answer, &dns.authority, &dns.additional].iter().any(|s| format!("{s:?}") != format!("{:?}", Section::default())) {
+            self.note("not carried over: validate_*_rrs, which are of whole records (dns.expect.answer.matches is of their data)");
         }
         if !dns.valid_rcodes.is_empty() {
             found["expect"] = json!({"rcodes": dns.valid_rcodes});
@@ -226,17 +253,12 @@ impl Import {
         if tcp.tls {
             found.insert("tls".to_owned(), self.tls(&tcp.tls_config));
         }
-        let (sends, expects) = (tcp.query_response.iter().filter(|q| !q.send.is_empty()), tcp.query_response.iter().filter(|q| !q.expect.is_empty()));
-        if sends.count() > 1 || expects.count() > 1 || tcp.query_response.first().is_some_and(|q| !q.expect.is_empty() && !q.send.is_empty()) {
-            self.note("not carried over: the conversation of query_response, beyond what is sent first and expected last");
-        }
-        for step in &tcp.query_response {
-            if !step.send.is_empty() {
-                found.insert("send".to_owned(), format!("{}\n", step.send).into());
-            }
-            if !step.expect.is_empty() {
-                found.insert("expect".to_owned(), format!("(?mR:{})", step.expect).into());
-            }
+        if !tcp.query_response.is_empty() {
+            let step = |q: &QueryResponse| {
+                let fields = [("expect", &q.expect), ("send", &q.send)].into_iter().filter(|(_, text)| !text.is_empty());
+                fields.map(|(key, text)| (key.to_owned(), text.as_str().into())).collect::<Map<String, Value>>()
+            };
+            found.insert("lines".to_owned(), tcp.query_response.iter().map(step).filter(|s| !s.is_empty()).collect::<Vec<_>>().into());
         }
         Value::Object(found)
     }
@@ -258,7 +280,8 @@ fn expect(http: &Http) -> Value {
     }
     let must_be_there = http.fail_if_header_matches.iter().filter(|m| !m.allow_missing).map(|m| json!({"name": m.header, "present": true}));
     let unwanted = http.fail_if_header_matches.iter().map(|m| json!({"name": m.header, "notMatches": m.pattern}));
-    let wanted = http.fail_if_header_not_matches.iter().map(|m| json!({"name": m.header, "matches": m.pattern}));
+    // A header that may be missing has no word of its own in a resource.
+    let wanted = http.fail_if_header_not_matches.iter().filter(|m| !m.allow_missing).map(|m| json!({"name": m.header, "matches": m.pattern}));
     let headers: Vec<Value> = must_be_there.chain(unwanted).chain(wanted).collect();
     if !headers.is_empty() {
         found.insert("headers".to_owned(), headers.into());
@@ -285,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_valid() {
-        let text = "modules:\n  http_2xx: {prober: http, timeout: 5s, http: {method: POST, headers: {X-A: b}, valid_status_codes: [200], body: x, basic_auth: {username: u, password: hush}, fail_if_body_matches_regexp: ['{\"x'], fail_if_header_not_matches: [{header: A, regexp: b}], fail_if_ssl: true, tls_config: {insecure_skip_verify: true, min_version: TLS12}, body_size_limit: 1MB}}\n  HTTP-2xx: {prober: http, http: {preferred_ip_protocol: ip4, ip_protocol_fallback: false, no_follow_redirects: true}}\n  pop3s: {prober: tcp, tcp: {query_response: [{expect: '^+OK'}], tls: true, source_ip_address: 10.0.0.1}}\n  dns: {prober: dns, dns: {query_name: example.com, valid_rcodes: [NXDOMAIN]}}\n  icmp: {prober: icmp, timeout: 2m, icmp: {ttl: 5}}\n  z: {prober: grpc, grpc: {service: s, tls: true, metadata: {a: [b]}}}\n";
+        let text = "modules:\n  http_2xx: {prober: http, timeout: 5s, http: {method: POST, headers: {X-A: b}, valid_status_codes: [200], body: x, basic_auth: {username: u, password: hush}, fail_if_body_matches_regexp: ['{\"x'], fail_if_header_not_matches: [{header: A, regexp: b}], fail_if_ssl: true, tls_config: {insecure_skip_verify: true, min_version: TLS12}, body_size_limit: 1MB}}\n  HTTP-2xx: {prober: http, http: {preferred_ip_protocol: ip4, ip_protocol_fallback: false, no_follow_redirects: true}}\n  pop3s: {prober: tcp, tcp: {query_response: [{expect: '^+OK ([a-z]+)$', send: 'HI ${1}'}, {send: QUIT}, {expect: bye}], tls: true, source_ip_address: 10.0.0.1, tls_config: {cert: hush, key: hush}}}\n  dns: {prober: dns, dns: {query_name: example.com, valid_rcodes: [NXDOMAIN]}}\n  icmp: {prober: icmp, timeout: 2m, icmp: {ttl: 5}}\n  z: {prober: grpc, grpc: {service: s, tls: true, metadata: {a: [b]}}}\n";
         let config = parse_blackbox(&SourceFile { name: "b.yml".to_owned(), text: text.to_owned() }).expect("it is fine");
         let mut taken = BTreeSet::new();
         let mut notes = Vec::new();
@@ -307,6 +330,7 @@ mod tests {
             assert_eq!(names, ["http-2xx", "dns", "http-2xx-2", "icmp", "pop3s", "z"]);
         }
         assert!(notes.iter().any(|n| n == "not carried over: fail_if_ssl"), "{notes:?}");
+        assert!(documents.iter().any(|d| d.contains("lines:") && d.contains("HI ${1}") && d.contains("QUIT")), "{documents:#?}");
         assert!(!documents.join("").contains("hush") && !notes.join("").contains("hush"));
     }
 }

@@ -135,7 +135,7 @@ impl Exporter {
     async fn probe(&self, asked: &Asked<'_>) -> Record {
         let started_at = SystemTime::now();
         let started_at_us = started_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros() as i64;
-        let result = match module::check(asked).await {
+        let result = match module::check(self.context.secrets(), asked).await {
             Ok(spec) => {
                 let check = format!("blackbox/{}", asked.name);
                 let info = RunInfo { check: &check, started_at_us, ..RunInfo::default() };

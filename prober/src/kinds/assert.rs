@@ -54,6 +54,10 @@ fn header(patterns: &Patterns, assertion: &HeaderAssertion, headers: &HeaderMap)
             let regex = patterns.regex(pattern)?;
             (values.iter().any(|v| regex.is_match(v)), format!("want a match of {pattern:?}"))
         }
+        Some(Assertion::MatchesIfPresent(pattern)) => {
+            let regex = patterns.regex(pattern)?;
+            (values.is_empty() || values.iter().any(|v| regex.is_match(v)), format!("want a match of {pattern:?}, or none"))
+        }
         Some(Assertion::NotMatches(pattern)) => {
             let regex = patterns.regex(pattern)?;
             (!values.iter().any(|v| regex.is_match(v)), format!("want no match of {pattern:?}"))

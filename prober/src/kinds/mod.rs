@@ -78,7 +78,7 @@ impl ProbeContext {
         ProbeContext {
             policy: config.address_policy,
             resolvers: Resolvers::system(),
-            secrets: Secrets { dir: config.secrets_dir, given: config.secrets },
+            secrets: Secrets::new(config.secrets_dir, config.secrets),
             tls: tls::Tls::load(),
             patterns: patterns::Patterns::new(),
             pool: http::Pool::default(),
@@ -88,6 +88,13 @@ impl ProbeContext {
             bad: BadChecks::default(),
             otel: config.otel,
         }
+    }
+}
+
+impl ProbeContext {
+    /// Where secrets are read.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 }
 

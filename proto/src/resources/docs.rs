@@ -153,6 +153,12 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
         "",
         "In the place of send and expect: steps {send}, {expect} or {startTls: true}; named groups of expect are $(captures.NAME) in later ones.",
     ),
+    (
+        "probe.spec.tcp.lines",
+        "array",
+        "",
+        "A conversation line by line, in the place of send and expect: steps {expect, send}. Lines are passed over until one matches expect; then send goes out with a line feed, ${1} and ${name} being groups of that line.",
+    ),
     ("probe.spec.tls", "object", "", "A certificate watch: a handshake, and what the certificates say."),
     ("probe.spec.tls.address", "string", "$(target.address)", "host:port."),
     ("probe.spec.tls.starttls", "string", "", "As for tcp."),

@@ -3,7 +3,7 @@
 use hickory_proto::op::{Message, Metadata};
 use hickory_proto::rr::{Record, RecordType};
 use probity_proto::resources::rcode_name;
-use probity_proto::v1::{DnsExpect, DnsSectionExpect, Reason};
+use probity_proto::v1::{DnsExpect, DnsSectionExpect, Reason, RecordPatterns};
 
 use super::super::Failure;
 use super::super::patterns::Patterns;
@@ -81,7 +81,9 @@ fn same(record: &Record, found: &str, wanted: &str) -> bool {
 }
 
 fn section(patterns: &Patterns, name: &str, records: &[Record], expect: &DnsSectionExpect) -> Result<(), Failure> {
-    let read = expect.equals_given || [&expect.contains, &expect.equals, &expect.matches, &expect.not_matches].iter().any(|wanted| !wanted.is_empty());
+    let read = expect.equals_given
+        || expect.records.is_some()
+        || [&expect.contains, &expect.equals, &expect.matches, &expect.not_matches].iter().any(|wanted| !wanted.is_empty());
     let texts: Vec<String> = if read { records.iter().map(text).collect() } else { Vec::new() };
     let mismatch = |message: String| Err(Failure::new(Reason::DnsAnswerMismatch, message));
     let has = |wanted: &String| records.iter().zip(&texts).any(|(r, found)| same(r, found, wanted));
@@ -113,6 +115,11 @@ fn section(patterns: &Patterns, name: &str, records: &[Record], expect: &DnsSect
             return mismatch(format!("{found:?}{in_section} matches {pattern:?}"));
         }
     }
+    if let Some(whole) = &expect.records
+        && let Some(why) = whole_records(patterns, records, &texts, whole)?
+    {
+        return mismatch(format!("{why}{in_section}"));
+    }
     let ttl = |message: String| Err(Failure::new(Reason::DnsTtlMismatch, message));
     match (records.iter().map(|r| r.ttl).min(), records.iter().map(|r| r.ttl).max()) {
         (Some(least), _) if least < expect.ttl_min_s => ttl(format!("a TTL of {least} s{in_section}, want at least {} s", expect.ttl_min_s)),
@@ -121,4 +128,32 @@ fn section(patterns: &Patterns, name: &str, records: &[Record], expect: &DnsSect
         }
         _ => Ok(()),
     }
+}
+
+/// What speaks against records by patterns of the whole of them; nothing when they hold.
+fn whole_records(cache: &Patterns, records: &[Record], texts: &[String], patterns: &RecordPatterns) -> Result<Option<String>, Failure> {
+    let line = |(r, data): (&Record, &String)| format!("{}\t{}\t{}\t{}\t{data}", r.name, r.ttl, r.dns_class, r.record_type());
+    let lines: Vec<String> = records.iter().zip(texts).map(line).collect();
+    let compiled = |patterns: &[String]| patterns.iter().map(|p| cache.regex(p).map(|r| (p.clone(), r))).collect::<Result<Vec<_>, _>>();
+    for (pattern, regex) in compiled(&patterns.fail_if_matches)? {
+        if let Some(found) = lines.iter().find(|l| regex.is_match(l.as_bytes())) {
+            return Ok(Some(format!("{found:?} matches {pattern:?}")));
+        }
+    }
+    for (pattern, regex) in compiled(&patterns.fail_if_not_matches)? {
+        match lines.iter().find(|l| !regex.is_match(l.as_bytes())) {
+            Some(found) => return Ok(Some(format!("{found:?} does not match {pattern:?}"))),
+            None if lines.is_empty() => return Ok(Some(format!("there is no record to match {pattern:?}"))),
+            None => {}
+        }
+    }
+    let all = compiled(&patterns.fail_if_all_match)?;
+    if !all.is_empty() && !lines.is_empty() && lines.iter().all(|l| all.iter().all(|(_, r)| r.is_match(l.as_bytes()))) {
+        return Ok(Some(format!("all records match {:?}", patterns.fail_if_all_match)));
+    }
+    let none = compiled(&patterns.fail_if_none_matches)?;
+    if !none.is_empty() && !lines.iter().any(|l| none.iter().any(|(_, r)| r.is_match(l.as_bytes()))) {
+        return Ok(Some(format!("no record matches {:?}", patterns.fail_if_none_matches)));
+    }
+    Ok(None)
 }

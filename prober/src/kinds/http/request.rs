@@ -39,9 +39,15 @@ impl Draft {
         if let Some(auth) = authorization(attempt, shared, step).await? {
             headers.insert(header::AUTHORIZATION, auth);
         }
-        for h in step.headers {
+        for (i, h) in step.headers.iter().enumerate() {
             let name = HeaderName::try_from(&h.name).map_err(|_| unsendable(&h.name))?;
-            headers.insert(name, value(&captures.text(&h.value)).map_err(|_| unsendable(&h.name))?);
+            let value = value(&captures.text(&h.value)).map_err(|_| unsendable(&h.name))?;
+            // The first takes the place of ours; further ones of its name stand beside it.
+            if step.headers[..i].iter().any(|before| before.name.eq_ignore_ascii_case(&h.name)) {
+                headers.append(name, value);
+            } else {
+                headers.insert(name, value);
+            }
         }
         let method = Method::from_bytes(step.method.as_bytes()).map_err(|_| Failure::new(Reason::Unsupported, format!("{:?} is no method", step.method)))?;
         Ok(Draft { method, headers, body, proxy_authorization: None })

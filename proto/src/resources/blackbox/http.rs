@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::read::{At, Fields, Mistakes};
-use super::values::{Ip, Secret, Tls, ip, patterns, secret, tls};
+use super::values::{Ip, Secret, Tls, ip, patterns, secret, texts, tls};
 use crate::units;
 
 /// `http:`
@@ -17,6 +17,10 @@ pub struct Http {
     pub method: String,
     /// In the order of their names.
     pub headers: BTreeMap<String, String>,
+    /// The same with several values of one name, which may be secret.
+    pub http_headers: Vec<(String, Secret)>,
+    /// The way there: http:// or socks5://, perhaps with a name and a password.
+    pub proxy_url: Option<Secret>,
     /// 0 = no limit but our own.
     pub body_size_limit: u64,
     /// gzip, br, deflate, identity, or empty.
@@ -68,6 +72,8 @@ pub enum Authorization {
         /// The password; none = empty.
         password: Option<Secret>,
     },
+    /// OAuth 2 client credentials (RFC 6749, section 4.4).
+    OAuth2(OAuth2),
     /// A scheme and what follows it.
     Scheme {
         /// `Bearer` mostly.
@@ -77,6 +83,21 @@ pub enum Authorization {
     },
 }
 
+/// `oauth2`
+#[derive(Debug, Clone)]
+pub struct OAuth2 {
+    /// Who asks.
+    pub client_id: String,
+    /// And proves it.
+    pub client_secret: Option<Secret>,
+    /// What for.
+    pub scopes: Vec<String>,
+    /// Where tokens are.
+    pub token_url: String,
+    /// Further parameters of the request.
+    pub endpoint_params: BTreeMap<String, String>,
+}
+
 impl Default for Http {
     fn default() -> Http {
         Http {
@@ -84,6 +105,8 @@ impl Default for Http {
             valid_http_versions: Vec::new(),
             method: "GET".to_owned(),
             headers: BTreeMap::new(),
+            http_headers: Vec::new(),
+            proxy_url: None,
             body_size_limit: 0,
             compression: String::new(),
             follow_redirects: true,
@@ -103,17 +126,7 @@ impl Default for Http {
 }
 
 /// Known by name, and not yet done here.
-const NOT_YET: [&str; 9] = [
-    "http_headers",
-    "fail_if_body_json_matches_cel",
-    "fail_if_body_json_not_matches_cel",
-    "oauth2",
-    "proxy_url",
-    "no_proxy",
-    "proxy_from_environment",
-    "proxy_connect_header",
-    "skip_resolve_phase_with_proxy",
-];
+const NOT_YET: [&str; 5] = ["fail_if_body_json_matches_cel", "fail_if_body_json_not_matches_cel", "no_proxy", "proxy_from_environment", "proxy_connect_header"];
 
 pub(super) fn http(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Http {
     if used {
@@ -140,6 +153,8 @@ pub(super) fn http(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> H
         valid_http_versions: versions.iter().filter_map(|at| at.parsed(mistakes, version)).collect(),
         method: f.text("method", mistakes).filter(|m| !m.is_empty()).unwrap_or(default.method),
         authorization: authorization(f, mistakes),
+        http_headers: http_headers(f, mistakes),
+        proxy_url: proxy(f, mistakes),
         headers,
         body_size_limit: f.get("body_size_limit").and_then(|at| at.parsed(mistakes, size)).unwrap_or(0),
         compression,
@@ -148,9 +163,9 @@ pub(super) fn http(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> H
         fail_if_not_ssl: f.flag("fail_if_not_ssl", mistakes).unwrap_or(false),
         fail_if_body_matches: patterns(f, "fail_if_body_matches_regexp", mistakes),
         fail_if_body_not_matches: patterns(f, "fail_if_body_not_matches_regexp", mistakes),
-        fail_if_header_matches: header_matches(f, "fail_if_header_matches", used, mistakes),
-        fail_if_header_not_matches: header_matches(f, "fail_if_header_not_matches", used, mistakes),
-        tls: tls(f, used, mistakes),
+        fail_if_header_matches: header_matches(f, "fail_if_header_matches", mistakes),
+        fail_if_header_not_matches: header_matches(f, "fail_if_header_not_matches", mistakes),
+        tls: tls(f, mistakes),
         enable_http2: f.flag("enable_http2", mistakes).unwrap_or(true),
         ip: ip(f, mistakes),
         body: secret(f, "body", "body_file", mistakes),
@@ -166,19 +181,54 @@ fn version(text: &str) -> Result<String, String> {
         .ok_or_else(|| format!("{text:?} is no version of HTTP (want HTTP/1.0, HTTP/1.1 or HTTP/2.0)"))
 }
 
-fn header_matches(f: &mut Fields<'_>, key: &'static str, used: bool, mistakes: &mut Mistakes) -> Vec<HeaderMatch> {
-    let items = f.get(key).map(|at| at.items(mistakes)).unwrap_or_default();
-    items.iter().filter_map(|at| header_match(at, used && key == "fail_if_header_not_matches", mistakes)).collect()
+/// `http_headers: {NAME: {values: [...], secrets: [...], files: [...]}}`
+fn http_headers(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> Vec<(String, Secret)> {
+    f.get("http_headers");
+    let mut found = Vec::new();
+    for (name, at) in f.children("http_headers") {
+        let Some(mut h) = at.fields(mistakes) else { continue };
+        let given = [texts(&mut h, "values", mistakes), texts(&mut h, "secrets", mistakes)].concat();
+        found.extend(given.into_iter().map(|value| (name.clone(), Secret::Given(value))));
+        found.extend(texts(&mut h, "files", mistakes).into_iter().map(|path| (name.clone(), Secret::File(path))));
+        h.finish(mistakes);
+    }
+    found
 }
 
-fn header_match(at: &At<'_>, must_be_there: bool, mistakes: &mut Mistakes) -> Option<HeaderMatch> {
+/// Names are the proxy's to resolve here, which is what `skip_resolve_phase_with_proxy` asks for.
+fn proxy(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> Option<Secret> {
+    f.flag("skip_resolve_phase_with_proxy", mistakes);
+    let url = f.get("proxy_url")?.parsed(mistakes, |text| {
+        let known = text.starts_with("http://") || text.starts_with("socks5://");
+        if known { Ok(text.trim_end_matches('/').to_owned()) } else { Err("is no proxy (want http://host:port or socks5://host:port)".to_owned()) }
+    })?;
+    Some(Secret::Given(url))
+}
+
+fn oauth2(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> Option<OAuth2> {
+    let mut o = f.get("oauth2").and_then(|at| at.fields(mistakes))?;
+    o.not_yet(&["client_secret_ref", "tls_config", "proxy_url", "no_proxy", "proxy_from_environment", "proxy_connect_header"], mistakes);
+    let found = OAuth2 {
+        client_id: o.need_text("client_id", mistakes),
+        client_secret: secret(&mut o, "client_secret", "client_secret_file", mistakes),
+        scopes: texts(&mut o, "scopes", mistakes),
+        token_url: o.need_text("token_url", mistakes),
+        endpoint_params: o.map("endpoint_params", mistakes),
+    };
+    o.finish(mistakes);
+    Some(found)
+}
+
+fn header_matches(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> Vec<HeaderMatch> {
+    let items = f.get(key).map(|at| at.items(mistakes)).unwrap_or_default();
+    items.iter().filter_map(|at| header_match(at, mistakes)).collect()
+}
+
+fn header_match(at: &At<'_>, mistakes: &mut Mistakes) -> Option<HeaderMatch> {
     let mut f = at.fields(mistakes)?;
     let header = f.need_text("header", mistakes);
     let pattern = f.need("regexp", mistakes).and_then(|at| at.parsed(mistakes, super::from_go));
     let allow_missing = f.flag("allow_missing", mistakes).unwrap_or(false);
-    if allow_missing && must_be_there {
-        mistakes.add(&f.path_of("allow_missing"), f.place(), "allow_missing is not supported here by this version", "it is in fail_if_header_matches");
-    }
     f.finish(mistakes);
     Some(HeaderMatch { header, pattern: pattern?, allow_missing })
 }
@@ -208,8 +258,9 @@ fn authorization(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> Option<Authoriz
     if let Some(at) = f.get("bearer_token_file") {
         found.extend(at.text(mistakes).map(|path| Authorization::Scheme { scheme: "Bearer".to_owned(), credentials: Secret::File(path) }));
     }
+    found.extend(oauth2(f, mistakes).map(Authorization::OAuth2));
     if found.len() > 1 {
-        mistakes.add(&f.path, f.place(), "several ways to authenticate are given", "one of basic_auth, authorization, bearer_token, bearer_token_file");
+        mistakes.add(&f.path, f.place(), "several ways to authenticate are given", "one of basic_auth, authorization, oauth2, bearer_token, bearer_token_file");
     }
     found.pop()
 }

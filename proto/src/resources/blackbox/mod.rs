@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::read::{At, Fields, Mistakes};
 use super::{Problem, SourceFile, tree};
 
-pub use http::{Authorization, HeaderMatch, Http};
+pub use http::{Authorization, HeaderMatch, Http, OAuth2};
 pub use net::{Dns, Grpc, Icmp, QueryResponse, Section, Tcp};
 pub use regexp::from_go;
 pub use values::{Ip, Secret, Tls};

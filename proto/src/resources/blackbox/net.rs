@@ -1,7 +1,7 @@
 //! `tcp:`, `dns:`, `icmp:` and `grpc:` of a module.
 
 use super::super::read::{At, Fields, Mistakes};
-use super::values::{Ip, Tls, ip, source, texts, tls};
+use super::values::{Ip, Tls, ip, patterns, source, texts, tls};
 
 /// `tcp:`
 #[derive(Debug, Clone, Default)]
@@ -34,7 +34,7 @@ pub(super) fn tcp(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Tc
         ip: ip(f, mistakes),
         source_address: source(f, mistakes),
         tls: f.flag("tls", mistakes).unwrap_or(false),
-        tls_config: tls(f, used, mistakes),
+        tls_config: tls(f, mistakes),
         query_response,
     }
 }
@@ -102,14 +102,19 @@ fn record_type(text: &str) -> Result<String, String> {
     if super::super::record_type_number(text).is_some() { Ok(text.to_owned()) } else { Err(format!("{text:?} is no type of DNS record")) }
 }
 
-const DNS_NOT_YET: [&str; 3] = ["validate_answer_rrs", "validate_authority_rrs", "validate_additional_rrs"];
+fn section(f: &mut Fields<'_>, key: &'static str, mistakes: &mut Mistakes) -> Section {
+    let Some(mut s) = f.get(key).and_then(|at| at.fields(mistakes)) else { return Section::default() };
+    let found = Section {
+        fail_if_matches: patterns(&mut s, "fail_if_matches_regexp", mistakes),
+        fail_if_all_match: patterns(&mut s, "fail_if_all_match_regexp", mistakes),
+        fail_if_not_matches: patterns(&mut s, "fail_if_not_matches_regexp", mistakes),
+        fail_if_none_matches: patterns(&mut s, "fail_if_none_matches_regexp", mistakes),
+    };
+    s.finish(mistakes);
+    found
+}
 
 pub(super) fn dns(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Dns {
-    if used {
-        f.not_yet(&DNS_NOT_YET, mistakes);
-    } else {
-        DNS_NOT_YET.iter().for_each(|key| drop(f.get(key)));
-    }
     let tcp = f.choice("transport_protocol", &[("udp", false), ("tcp", true)], mistakes).unwrap_or(false);
     let over_tls = f.get("dns_over_tls");
     let dns_over_tls = over_tls.as_ref().is_some_and(|at| at.text(mistakes).as_deref() == Some("true"));
@@ -121,16 +126,16 @@ pub(super) fn dns(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Dn
         source_address: source(f, mistakes),
         tcp,
         dns_over_tls,
-        tls_config: tls(f, used, mistakes),
+        tls_config: tls(f, mistakes),
         recursion_desired: f.flag("recursion_desired", mistakes).unwrap_or(true),
         // RFC 1035, section 3.2.4; RFC 2136, section 1.3
         query_class: f.choice("query_class", &[("IN", 1), ("CH", 3), ("HS", 4), ("NONE", 254), ("ANY", 255)], mistakes).unwrap_or(1),
         query_name: if used { f.need_text("query_name", mistakes) } else { f.text("query_name", mistakes).unwrap_or_default() },
         query_type: f.get("query_type").and_then(|at| at.parsed(mistakes, record_type)).unwrap_or_else(|| "ANY".to_owned()),
         valid_rcodes: texts(f, "valid_rcodes", mistakes),
-        answer: Section::default(),
-        authority: Section::default(),
-        additional: Section::default(),
+        answer: section(f, "validate_answer_rrs", mistakes),
+        authority: section(f, "validate_authority_rrs", mistakes),
+        additional: section(f, "validate_additional_rrs", mistakes),
     }
 }
 
@@ -188,13 +193,13 @@ pub struct Grpc {
     pub tls_config: Tls,
 }
 
-pub(super) fn grpc(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Grpc {
+pub(super) fn grpc(f: &mut Fields<'_>, _used: bool, mistakes: &mut Mistakes) -> Grpc {
     Grpc {
         ip: ip(f, mistakes),
         service: f.text("service", mistakes).unwrap_or_default(),
         metadata: metadata(f, mistakes),
         tls: f.flag("tls", mistakes).unwrap_or(false),
-        tls_config: tls(f, used, mistakes),
+        tls_config: tls(f, mistakes),
     }
 }
 

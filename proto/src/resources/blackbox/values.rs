@@ -55,12 +55,9 @@ pub struct Tls {
     pub max_version: &'static str,
 }
 
-pub(super) fn tls(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Tls {
+pub(super) fn tls(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> Tls {
     let Some(mut t) = f.get("tls_config").and_then(|at| at.fields(mistakes)) else { return Tls::default() };
     t.not_yet(&["ca_ref", "cert_ref", "key_ref"], mistakes);
-    if used {
-        t.not_yet(&["cert", "cert_file", "key", "key_file"], mistakes);
-    }
     // TLS 1.0 and 1.1 (RFC 8996) are spoken by nothing here: as a least version they ask for no more than 1.2.
     let oldest = [("TLS10", ""), ("TLS11", ""), ("TLS12", "1.2"), ("TLS13", "1.3")];
     let newest = [("TLS12", "1.2"), ("TLS13", "1.3")];

@@ -176,6 +176,7 @@ fn section(mut f: Fields<'_>, mistakes: &mut Mistakes) -> DnsSectionExpect {
         not_matches,
         ttl_min_s,
         ttl_max_s,
+        records: None,
     };
     f.finish(mistakes);
     section

@@ -16,8 +16,11 @@ pub(super) fn tcp(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> TcpCheck {
         expect: f.get("expect").and_then(|at| at.parsed(mistakes, regex)).unwrap_or_default(),
         starttls: tls::starttls(f, mistakes),
         dialogue: f.get("dialogue").map(|at| dialogue(&at, mistakes)).unwrap_or_default(),
-        lines: Vec::new(),
+        lines: f.get("lines").map(|at| lines(&at, mistakes)).unwrap_or_default(),
     };
+    if !check.lines.is_empty() && (f.has("send") || f.has("expect") || f.has("dialogue")) {
+        mistakes.add(&f.path_of("lines"), f.place(), "lines are given, and something else to say", "keep one of lines, dialogue, or send and expect");
+    }
     if !check.dialogue.is_empty() && (f.has("send") || f.has("expect")) {
         mistakes.add(&f.path_of("dialogue"), f.place(), "both a dialogue and send or expect are given", "put them into the dialogue");
     }
@@ -25,6 +28,26 @@ pub(super) fn tcp(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> TcpCheck {
         mistakes.add(&f.path_of("starttls"), f.place(), "both starttls and a startTls step are given", "keep one");
     }
     check
+}
+
+/// A conversation line by line: `[{expect, send}]`.
+fn lines(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<LineStep> {
+    let items = at.items(mistakes);
+    if items.len() > STEPS_MAX {
+        mistakes.add(&at.path, at.place(), format!("{} steps are given", items.len()), format!("want at most {STEPS_MAX}"));
+    }
+    let mut steps = Vec::new();
+    for item in items {
+        let Some(mut f) = item.fields(mistakes) else { continue };
+        let expect = f.get("expect").and_then(|at| at.parsed(mistakes, regex)).unwrap_or_default();
+        let send = f.text("send", mistakes).unwrap_or_default();
+        if !f.has("expect") && !f.has("send") {
+            mistakes.add(&item.path, item.place(), "a step says nothing", "want expect, send or both");
+        }
+        f.finish(mistakes);
+        steps.push(LineStep { expect, send });
+    }
+    steps
 }
 
 fn dialogue(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<TcpStep> {
