@@ -57,10 +57,28 @@ impl World {
 
     /// A fault has begun on a prober: its owners may not reach it any more until long after its lease.
     pub(crate) fn after_a_fault_began(&mut self, p: usize) {
+        if self.phase == Phase::Chaos && self.plan.has(Fault::ProberCrash) && self.nemesis.rng.percent(30) {
+            let wait = self.nemesis.rng.below(500_000);
+            self.crash_prober_after(p, wait);
+        }
         if self.phase == Phase::Chaos && self.plan.has(Fault::ProberAlone) && self.nemesis.rng.percent(40) {
             let long = self.nemesis.rng.between(17_000_000, 40_000_000);
             self.cut_off(p, long);
         }
+    }
+
+    /// A prober is there again, and has just said that what it held is over: it may end again before anybody has heard.
+    pub(crate) fn after_a_fault_was_left(&mut self, p: usize) {
+        if self.phase == Phase::Chaos && self.plan.has(Fault::ProberCrash) && self.nemesis.rng.percent(60) {
+            let wait = self.nemesis.rng.below(100_000);
+            self.crash_prober_after(p, wait);
+        }
+    }
+
+    fn crash_prober_after(&mut self, p: usize, wait: u64) {
+        let life = self.probers[p].life;
+        let power = self.nemesis.rng.percent(50);
+        self.after(wait, Event::CrashProber { p, life, power });
     }
 
     fn cut_off(&mut self, p: usize, long: u64) {

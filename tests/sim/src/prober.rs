@@ -127,6 +127,9 @@ impl World {
         }
         // What the last process held ended with it.
         let left = std::mem::take(&mut prober.journal.open);
+        if !left.is_empty() {
+            self.after_a_fault_was_left(p);
+        }
         for id in left {
             self.fault_event(p, &id, FaultState::Undone, "it ended with the process that held it");
         }

@@ -45,6 +45,7 @@ pub(crate) enum Event {
     Wake { p: usize, life: u64, turn: u64 },
     Ran { p: usize, life: u64, assignment: u64, n: u64, run: Box<RunDone> },
     CrashMember { m: usize, life: u64, power: bool },
+    CrashProber { p: usize, life: u64, power: bool },
     StartMember { m: usize },
     StartProber { p: usize },
     Nemesis,
@@ -261,6 +262,12 @@ impl World {
             Event::CrashMember { m, life, power } => {
                 if self.members[m].life == life {
                     self.crash_member(m, power);
+                }
+            }
+            Event::CrashProber { p, life, power } => {
+                if self.probers[p].life == life && self.probers[p].process.is_some() {
+                    self.counts.add("prober ended soon after a fault began or ended");
+                    self.crash_prober(p, power);
                 }
             }
             Event::StartMember { m } => {

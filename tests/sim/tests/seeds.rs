@@ -111,7 +111,7 @@ const WITHIN: &[(Bug, u64)] = &[
     (Bug::DuplicateRowApplied, 10),
     (Bug::LeaseByWallClock, 160),
     (Bug::HashMapOrder, 10),
-    (Bug::EndedIdForgotten, 160),
+    (Bug::EndedIdForgotten, 60),
     (Bug::ApplyBeforeCommit, 10),
     (Bug::SnapshotWithoutConfState, 40),
     (Bug::ReadWithoutQuorum, 20),
