@@ -309,7 +309,7 @@ impl Net {
         }
         session.close_rows(now);
         // The disk is slower than the rest: what a crash meets on its way there was never done.
-        if dice(now as u64, prober, 7) % 3 > 0 {
+        if !dice(now as u64, prober, 7).is_multiple_of(3) {
             session.commit().expect("stored");
         }
         if !*connected {
