@@ -137,6 +137,9 @@ impl World {
                     self.change = None;
                 } else if in_group_ids(status, id) {
                     self.request(m, Request::Join);
+                } else if replaces != 0 && settled && !in_group_ids(status, replaces) {
+                    // A removal was faster: the answer says that there is nobody to replace, and so it joins.
+                    self.change = Some(Change::Join { m, replaces: 0 });
                 } else {
                     let runs = self.members[leader].node.as_ref().map_or(1, |n| n.replica.state().meta().version);
                     if self.members[m].build < runs {
