@@ -33,6 +33,7 @@ const EXCUSED: [&str; 6] = ["prober_off", "overloaded", "assigned_late", "prober
 struct System {
     net: Net,
     processes: Vec<Option<Server>>,
+    started: Vec<Instant>,
     configs: Vec<PathBuf>,
     disks: Vec<Option<Small>>,
     client: Client,
@@ -71,7 +72,7 @@ impl System {
             configs.push(path);
         }
         let client = Client { server: servers.join(","), tls_dir: Some(tls.join("me")) };
-        let mut system = System { net, processes: (0..HOSTS).map(|_| None).collect(), configs, disks, client };
+        let mut system = System { net, processes: (0..HOSTS).map(|_| None).collect(), started: vec![Instant::now(); HOSTS], configs, disks, client };
         (0..HOSTS).for_each(|host| system.run(host));
         wait_for("the cluster to form", || (system.client.run(&["cluster", "init"]).code == 0).then_some(()));
         system.client.wait_json("both probers", &["status"], |s| s["probers"]["alive"] == PROBERS);
@@ -82,6 +83,7 @@ impl System {
         let what = if host < COORDINATORS { "coordinator" } else { "prober" };
         let config = self.configs[host].display().to_string();
         let command = self.net.on(host, probity(&[what, "--config", &config]));
+        self.started[host] = Instant::now();
         self.processes[host] = Some(Server::spawn(command, &self.configs[host].with_extension("log")));
     }
 
@@ -148,6 +150,8 @@ impl Nemesis {
         let possible = match harm {
             Harm::CutOff | Harm::OneLinkCutOneWay => system.net.has_links(),
             Harm::DiskFull => system.disks[host].is_some(),
+            // Before it listens to it, a signal ends a process at once.
+            Harm::RestartedInOrder => system.started[host].elapsed() > Duration::from_secs(3),
             _ => true,
         };
         // One thing at a time for a host: a dead process is not paused.
