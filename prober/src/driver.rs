@@ -283,7 +283,7 @@ impl Driver {
         self.session.close_rows(now);
         self.session.save_faults();
         self.disk_wait = self.disk.write(&mut self.session);
-        faults::tell(&self.engine, self.session.fault_actions()).await;
+        faults::tell(&self.engine, self.session.fault_actions(now)).await;
         self.send();
     }
 
@@ -385,7 +385,8 @@ impl Driver {
                 let received = self.mono_us();
                 self.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
                 self.session.faults.set_clock_error(self.clock.error_us());
-                self.session.faults.on_heartbeat(&reply);
+                let now = self.now();
+                self.session.on_heartbeat(&reply, now);
             }
             FromCoordinator::FaultAck(ack) => self.session.faults.on_ack(&ack),
             FromCoordinator::NotLeader(_) => {}

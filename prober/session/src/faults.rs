@@ -1,7 +1,8 @@
 //! Which faults may live on this host: only wishes of the newest fence, never an id a second time, never past `notAfter`,
 //! none under a halt (rules R4, R5). The engine enforces the times by itself; this decides what it is told.
 //!
-//! An id is on the disk before the engine hears of it: whatever happens in between, after a restart it does not begin again.
+//! An id is on the disk before the engine hears of it: whatever happens in between, after a restart it does not begin again. Only a
+//! beginning waits for the disk, and its times run on meanwhile; an end never does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,6 +39,17 @@ pub enum FaultAction {
     },
 }
 
+/// A fault that is to begin once its id is on the disk.
+#[derive(Debug)]
+struct Held {
+    fault_id: String,
+    spec: FaultSpec,
+    lease_us: u64,
+    /// In cluster time: since when its lease runs, and `notAfter`.
+    leased_at_us: i64,
+    not_after_us: i64,
+}
+
 /// Faults of a prober.
 #[derive(Debug)]
 pub struct FaultBook {
@@ -51,6 +63,7 @@ pub struct FaultBook {
     /// Spent by an earlier process, of which this one has said nothing yet.
     of_before: BTreeSet<String>,
     actions: Vec<FaultAction>,
+    held: Vec<Held>,
     /// Not acknowledged yet, oldest first.
     reports: Vec<FaultReport>,
     sent: usize,
@@ -66,6 +79,7 @@ impl FaultBook {
             spent: spent.into_iter().collect(),
             newly_spent: Vec::new(),
             actions: Vec::new(),
+            held: Vec::new(),
             reports: Vec::new(),
             sent: 0,
         }
@@ -96,6 +110,9 @@ impl FaultBook {
     /// Fences of another cluster mean nothing here, and neither does what it wanted.
     pub(crate) fn on_other_cluster(&mut self) {
         self.fence = 0;
+        for held in std::mem::take(&mut self.held) {
+            self.active.remove(&held.fault_id);
+        }
         for fault_id in self.active.keys().cloned() {
             self.actions.push(FaultAction::End { fault_id, reason: "the prober joined another cluster".to_owned() });
         }
@@ -108,7 +125,7 @@ impl FaultBook {
         let reason = if halted { "halted" } else { "asked to end" };
         let over: Vec<String> = self.active.keys().filter(|id| !wanted.contains_key(id.as_str())).cloned().collect();
         for fault_id in over {
-            self.actions.push(FaultAction::End { fault_id, reason: reason.to_owned() });
+            self.end(fault_id, reason, now_us);
         }
         for wish in &wishes {
             if self.spent.contains(&wish.fault_id) {
@@ -120,8 +137,8 @@ impl FaultBook {
                 (Some(spec), true) => {
                     self.active.insert(wish.fault_id.clone(), wish.not_after_us);
                     self.spend(&wish.fault_id);
-                    let not_after_us = (wish.not_after_us - now_us) as u64;
-                    self.actions.push(FaultAction::Start { fault_id: wish.fault_id.clone(), spec: spec.clone(), lease_us, not_after_us });
+                    let (fault_id, spec, not_after_us) = (wish.fault_id.clone(), spec.clone(), wish.not_after_us);
+                    self.held.push(Held { fault_id, spec, lease_us, leased_at_us: now_us, not_after_us });
                 }
                 // Never started here, and never will be: say so once, so that nobody waits.
                 _ => self.ended_with(&wish.fault_id, FaultState::Undone, "never started here".to_owned(), now_us, UndoClass::Unspecified),
@@ -130,16 +147,29 @@ impl FaultBook {
     }
 
     /// The leader still wants what it wanted: leases go on. A halt ends all.
-    pub fn on_heartbeat(&mut self, reply: &HeartbeatReply) {
+    pub(crate) fn on_heartbeat(&mut self, reply: &HeartbeatReply, now_us: i64) {
         if !self.accept_fence(reply.fence) {
             return;
         }
-        for fault_id in self.active.keys().cloned() {
-            self.actions.push(if reply.halted {
-                FaultAction::End { fault_id, reason: "halted".to_owned() }
+        for fault_id in self.active.keys().cloned().collect::<Vec<_>>() {
+            if reply.halted {
+                self.end(fault_id, "halted", now_us);
+            } else if let Some(held) = self.held.iter_mut().find(|h| h.fault_id == fault_id) {
+                (held.lease_us, held.leased_at_us) = (reply.lease_us, now_us);
             } else {
-                FaultAction::Renew { fault_id, lease_us: reply.lease_us }
-            });
+                self.actions.push(FaultAction::Renew { fault_id, lease_us: reply.lease_us });
+            }
+        }
+    }
+
+    /// Ends what the engine holds; what it was not told of yet never begins.
+    fn end(&mut self, fault_id: String, reason: &str, now_us: i64) {
+        let held = self.held.len();
+        self.held.retain(|h| h.fault_id != fault_id);
+        if self.held.len() < held {
+            self.ended_with(&fault_id, FaultState::Undone, format!("never started here: {reason}"), now_us, UndoClass::Unspecified);
+        } else {
+            self.actions.push(FaultAction::End { fault_id, reason: reason.to_owned() });
         }
     }
 
@@ -184,9 +214,21 @@ impl FaultBook {
         });
     }
 
-    /// Orders for the engine.
-    pub fn take_actions(&mut self) -> Vec<FaultAction> {
-        std::mem::take(&mut self.actions)
+    /// Orders for the engine; what is to begin only when all that was to be remembered is on the disk (`written`).
+    pub(crate) fn take_actions(&mut self, written: bool, now_us: i64) -> Vec<FaultAction> {
+        let mut actions = std::mem::take(&mut self.actions);
+        for held in if written { std::mem::take(&mut self.held) } else { Vec::new() } {
+            let waited_us = u64::try_from(now_us - held.leased_at_us).unwrap_or(0);
+            let lease_us = held.lease_us.saturating_sub(waited_us);
+            let not_after_us = u64::try_from(held.not_after_us - now_us).unwrap_or(0);
+            if lease_us == 0 || not_after_us == 0 {
+                let detail = "never started here: its time was over before its id was on the disk";
+                self.ended_with(&held.fault_id, FaultState::Undone, detail.to_owned(), now_us, UndoClass::Unspecified);
+            } else {
+                actions.push(FaultAction::Start { fault_id: held.fault_id, spec: held.spec, lease_us, not_after_us });
+            }
+        }
+        actions
     }
 
     /// Ids to be remembered on the disk, before any action is handed out.

@@ -226,10 +226,7 @@ impl Session {
         if !self.faults.accept_fence(set.fence) {
             return;
         }
-        if set.fence > self.fence {
-            self.fence = set.fence;
-            self.writes.push(Change::Fence(set.fence));
-        }
+        self.remember_fence(set.fence);
         if set.base_revision != 0 && set.base_revision != self.revision {
             self.revision = 0;
             return;
@@ -387,6 +384,19 @@ impl Session {
         }
     }
 
+    /// A leader answers: leases go on, or all ends under a halt. Its fence is remembered as a desired set's is.
+    pub fn on_heartbeat(&mut self, reply: &HeartbeatReply, now_us: i64) {
+        self.faults.on_heartbeat(reply, now_us);
+        self.remember_fence(reply.fence);
+    }
+
+    fn remember_fence(&mut self, fence: u64) {
+        if fence > self.fence {
+            self.fence = fence;
+            self.writes.push(Change::Fence(fence));
+        }
+    }
+
     /// Takes what the fault book wants persisted.
     pub fn save_faults(&mut self) {
         let ids = self.faults.take_newly_spent();
@@ -397,9 +407,9 @@ impl Session {
         }
     }
 
-    /// What the engine is to do, once the fence that it follows from and the ids that are spent by it are on the disk (rule R4).
-    pub fn fault_actions(&mut self) -> Vec<FaultAction> {
-        if self.writes.faults_are_written() { self.faults.take_actions() } else { Vec::new() }
+    /// What the engine is to do. What begins does so only once the fence that it follows from and its id are on the disk (rule R4).
+    pub fn fault_actions(&mut self, now_us: i64) -> Vec<FaultAction> {
+        self.faults.take_actions(self.writes.faults_are_written(), now_us)
     }
 
     /// What is to be told of faults next, once it is on the disk. Ask only with room for it.

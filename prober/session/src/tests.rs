@@ -130,7 +130,7 @@ fn what_is_under_way_to_the_disk_of_another_cluster_is_not_taken_for_the_new_one
     let old = session.take_batch().expect("rows");
     session.on_welcome("c2");
     session.on_desired(DesiredSet { fence: 2, ..desired(vec![assignment(1, 201)]) }, 200 * SECOND);
-    assert!(session.fault_actions().is_empty(), "its fence is not on the disk");
+    assert!(session.fault_actions(200 * SECOND).is_empty(), "its fence is not on the disk");
     run(&mut session, 201, 203, Reason::Good);
     session.close_everything(203 * SECOND);
     let written = old.commit().expect("stored");
@@ -218,21 +218,21 @@ fn faults_obey_fence_end_and_halt() {
     let now = 100 * SECOND;
     session.on_desired(set(5, vec![wish("f", true)], false), now);
     session.commit().expect("stored");
-    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::Start { .. }]));
+    assert!(matches!(&session.fault_actions(now)[..], [FaultAction::Start { .. }]));
     session.on_desired(set(4, vec![], false), now);
     session.commit().expect("stored");
-    assert!(session.faults.take_actions().is_empty(), "an older fence is not obeyed");
+    assert!(session.fault_actions(now).is_empty(), "an older fence is not obeyed");
     session.on_desired(set(5, vec![wish("f", true)], true), now);
     session.commit().expect("stored");
-    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::End { .. }]), "a halt ends it");
+    assert!(matches!(&session.fault_actions(now)[..], [FaultAction::End { .. }]), "a halt ends it");
     session.faults.on_event("f", FaultState::Undone, String::new(), UndoClass::FdLifetime, now);
     session.on_desired(set(6, vec![wish("f", true)], false), now);
     session.commit().expect("stored");
-    assert!(session.faults.take_actions().is_empty(), "an ended id never starts again");
+    assert!(session.fault_actions(now).is_empty(), "an ended id never starts again");
     let late = 300 * SECOND;
     session.on_desired(set(6, vec![wish("g", true)], false), late);
     session.commit().expect("stored");
-    assert!(session.faults.take_actions().is_empty(), "never past notAfter");
+    assert!(session.fault_actions(late).is_empty(), "never past notAfter");
 }
 
 /// A session on a disk that outlives it.
@@ -250,15 +250,15 @@ fn a_fault_that_was_handed_out_never_begins_again_even_after_a_crash_at_once() {
     let set = DesiredSet { faults: vec![wish], ..desired(Vec::new()) };
     let mut session = open_on(&path);
     session.on_desired(set.clone(), SECOND);
-    assert!(session.fault_actions().is_empty(), "its id is not on the disk yet");
+    assert!(session.fault_actions(SECOND).is_empty(), "its id is not on the disk yet");
     session.commit().expect("stored");
-    assert!(matches!(&session.fault_actions()[..], [FaultAction::Start { .. }]));
+    assert!(matches!(&session.fault_actions(SECOND)[..], [FaultAction::Start { .. }]));
     // The process ends before the engine has said a word, and the engine's journal is gone.
     drop(session);
     let mut session = open_on(&path);
     session.on_desired(set.clone(), 2 * SECOND);
     session.commit().expect("stored");
-    assert!(session.faults.take_actions().is_empty());
+    assert!(session.fault_actions(SECOND).is_empty());
     // Nobody waits for its end in vain, and nobody is told that it was looked at.
     let report = session.faults.next_report().expect("a report");
     assert_eq!((report.fault_id.as_str(), report.state()), ("f1", FaultState::Unknown));
@@ -330,7 +330,7 @@ fn another_cluster_gets_nothing_of_the_old_one() {
         FaultWish { fault_id: "f".to_owned(), fence: 9, spec: Some(FaultSpec::default()), not_after_us: 200 * SECOND, wanted: true, ..FaultWish::default() };
     session.on_desired(DesiredSet { fence: 9, faults: vec![wish], ..desired(vec![assignment(1, 101)]) }, 100 * SECOND);
     session.commit().expect("stored");
-    session.faults.take_actions();
+    session.fault_actions(100 * SECOND);
     run(&mut session, 101, 105, Reason::Good);
     session.close_everything(105 * SECOND);
     session.commit().expect("stored");
@@ -342,7 +342,7 @@ fn another_cluster_gets_nothing_of_the_old_one() {
         session.commit().expect("stored");
         assert_eq!((session.spooled().0, session.assignments(), session.revision(), session.spool_id()), (0, 0, 0, spool));
     }
-    assert!(matches!(&session.faults.take_actions()[..], [FaultAction::End { .. }, ..]));
+    assert!(matches!(&session.fault_actions(100 * SECOND)[..], [FaultAction::End { .. }, ..]));
     session.on_desired(DesiredSet { fence: 2, ..desired(vec![assignment(1, 201)]) }, 200 * SECOND);
     session.commit().expect("stored");
     assert_eq!(session.assignments(), 1, "its fences begin anew");
@@ -456,4 +456,54 @@ fn a_crash_after_a_change_owns_up_to_the_open_row() {
     session.close_everything(110 * SECOND);
     session.commit().expect("stored");
     assert_eq!(outcomes(&session.rows_to_send()), [(101, 3, Reason::ProberOff)], "nothing is left out");
+}
+
+#[test]
+fn a_slow_disk_delays_a_beginning_and_no_end() {
+    let wish = |id: &str| FaultWish {
+        fault_id: id.to_owned(),
+        fence: 1,
+        spec: Some(FaultSpec::default()),
+        not_after_us: 110 * SECOND,
+        wanted: true,
+        ..FaultWish::default()
+    };
+    let set = |faults| DesiredSet { fence: 1, faults, lease_us: 15_000_000, ..DesiredSet::default() };
+    let start = |session: &mut Session, at: i64| {
+        session.commit().expect("stored");
+        session.fault_actions(at)
+    };
+    let mut session = open_at(100 * SECOND);
+    session.on_desired(set(vec![wish("waits")]), 100 * SECOND);
+    assert!(session.fault_actions(100 * SECOND).is_empty());
+    // What the disk takes goes off its times.
+    let began = start(&mut session, 104 * SECOND);
+    let [FaultAction::Start { lease_us, not_after_us, .. }] = &began[..] else { panic!("{began:?}") };
+    assert_eq!((*lease_us, *not_after_us), (11_000_000, 6_000_000));
+    // Its end waits for nothing, though there is something to be written.
+    session.on_desired(set(vec![wish("never")]), 105 * SECOND);
+    assert!(matches!(&session.fault_actions(105 * SECOND)[..], [FaultAction::End { fault_id, .. }] if fault_id == "waits"));
+    // One that was halted or whose time was over before it began never does, and says so.
+    session.on_heartbeat(&HeartbeatReply { fence: 1, halted: true, ..HeartbeatReply::default() }, 106 * SECOND);
+    assert!(start(&mut session, 106 * SECOND).iter().all(|a| !matches!(a, FaultAction::Start { .. })));
+    session.on_desired(set(vec![wish("late")]), 107 * SECOND);
+    assert!(start(&mut session, 111 * SECOND).iter().all(|a| !matches!(a, FaultAction::Start { .. })));
+    let reports: Vec<_> = std::iter::from_fn(|| session.faults.next_report()).map(|r| (r.fault_id.clone(), r.state())).collect();
+    assert_eq!(reports, [("never".to_owned(), FaultState::Undone), ("late".to_owned(), FaultState::Undone)]);
+}
+
+#[test]
+fn a_fence_that_a_heartbeat_brought_outlives_a_crash() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("p.redb");
+    let mut session = open_on(&path);
+    session.on_heartbeat(&HeartbeatReply { fence: 9, ..HeartbeatReply::default() }, SECOND);
+    session.commit().expect("stored");
+    drop(session);
+    let mut session = open_on(&path);
+    let wish =
+        FaultWish { fault_id: "f".to_owned(), fence: 8, spec: Some(FaultSpec::default()), not_after_us: 60 * SECOND, wanted: true, ..FaultWish::default() };
+    session.on_desired(DesiredSet { fence: 8, faults: vec![wish], lease_us: 15_000_000, ..DesiredSet::default() }, 2 * SECOND);
+    session.commit().expect("stored");
+    assert!(session.fault_actions(2 * SECOND).is_empty(), "an older leader's wish");
 }

@@ -250,7 +250,7 @@ impl World {
             Some(FromCoordinator::Heartbeat(reply)) => {
                 process.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
                 process.session.faults.set_clock_error(process.clock.error_us());
-                process.session.faults.on_heartbeat(&reply);
+                process.session.on_heartbeat(&reply, cluster);
             }
             Some(FromCoordinator::FaultAck(ack)) => process.session.faults.on_ack(&ack),
             Some(FromCoordinator::NotLeader(not)) => {
@@ -341,10 +341,10 @@ impl World {
     fn tell_engine(&mut self, p: usize) {
         let now = self.now;
         let prober = &mut self.probers[p];
-        let clock_us = prober.lease_clock_us(now);
+        let (clock_us, cluster) = (prober.lease_clock_us(now), prober.cluster_us(now));
         let Some(process) = &mut prober.process else { return };
         let mut events = Vec::new();
-        for action in process.session.fault_actions() {
+        for action in process.session.fault_actions(cluster) {
             match action {
                 FaultAction::Start { fault_id, lease_us, not_after_us, .. } => {
                     let order = Order { id: fault_id.clone(), lease_us, not_after_us };
