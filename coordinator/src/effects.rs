@@ -154,8 +154,8 @@ impl Effects {
         let e = &delivery.episode;
         let routing_key = self.secret(&receiver.routing_key_secret_ref).await?;
         let severity = if e.severity() == Severity::Page { "critical" } else { "warning" };
-        let mut summary = e.annotations.get("summary").cloned().unwrap_or_default();
-        summary.truncate(1_024);
+        // Events API v2: at most 1,024 characters.
+        let summary: String = e.annotations.get("summary").map(|s| s.chars().take(1_024).collect()).unwrap_or_default();
         let body = json!({
             "routing_key": routing_key,
             "event_action": if delivery.row.resolved { "resolve" } else { "trigger" },
