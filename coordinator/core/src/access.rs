@@ -77,8 +77,15 @@ pub fn check_use(state: &State, op: &UseToken, now: i64) -> Result<TokenRecord, 
         let message = format!("token {} was used already, from {} (a token is valid once; `probity ca token` makes another)", token.id, token.used_from);
         return Err(refused(RefusalCode::Invalid, message));
     }
-    if let Some(why) = unusable(token, now).filter(|_| !again) {
+    // A retry may come after the token's time, never after a revocation.
+    if let Some(why) = unusable(token, if again { token.used_at_us } else { now }) {
         return Err(refused(RefusalCode::Invalid, format!("{why} (`probity ca token` makes another)")));
+    }
+    if again && state.revocations.get(&format!("name/{}", token.name)).is_some_and(|r| r.at_us >= token.used_at_us) {
+        return Err(refused(
+            RefusalCode::Invalid,
+            format!("{:?} was revoked since token {} was used (`probity ca token` makes another)", token.name, token.id),
+        ));
     }
     Ok(token.clone())
 }
@@ -87,7 +94,9 @@ pub fn check_use(state: &State, op: &UseToken, now: i64) -> Result<TokenRecord, 
 pub(crate) fn use_token(state: &mut State, command: &Command, op: &UseToken) -> Result<TokenRecord, Refused> {
     let now = state.now();
     let token = check_use(state, op, now)?;
-    let used = TokenRecord { used_at_us: now, used_from: command.origin.clone(), used_key: op.key.clone(), ..token };
+    // The time of its first use stays: a retry that set it anew could go on for ever.
+    let used_at_us = if token.used_at_us == 0 { now } else { token.used_at_us };
+    let used = TokenRecord { used_at_us, used_from: command.origin.clone(), used_key: op.key.clone(), ..token };
     let after = format!("certificate {} ({})", op.serial, used.grants.join(", "));
     let by = Command { actor: used.name.clone(), ..command.clone() };
     audit::record(state, &by, "enrol", &format!("Certificate/{}", used.name), "", &after);

@@ -47,6 +47,22 @@ fn a_token_is_for_one_key_and_for_a_time() {
     world.time_us += HOUR;
     assert!(enrol(&mut world, "t-1", 7, 1).expect_err("much later").contains("was used already"));
 
+    // Retries do not keep it alive, and none gets past a revocation.
+    create(&mut world, "t-6", TokenUse::Enrol, HOUR);
+    for _ in 0..2 {
+        assert!(enrol(&mut world, "t-6", 7, 1).is_ok());
+        world.time_us += 10 * 60 * S;
+    }
+    assert!(enrol(&mut world, "t-6", 7, 1).expect_err("20 minutes after the first time").contains("was used already"));
+    for what in ["t-7", "e1"] {
+        let id = format!("t-{what}");
+        create(&mut world, &id, TokenUse::Enrol, HOUR);
+        assert!(enrol(&mut world, &id, 7, 1).is_ok());
+        world.time_us += S;
+        revoke(&mut world, if what == "e1" { what } else { &id });
+        assert!(enrol(&mut world, &id, 7, 1).expect_err("revoked since").contains("was revoked"), "{what}");
+    }
+
     create(&mut world, "t-3", TokenUse::Enrol, 60 * S);
     world.time_us += 60 * S;
     assert!(enrol(&mut world, "t-3", 7, 1).expect_err("too late").contains("token t-3 has expired"));
