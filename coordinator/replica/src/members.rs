@@ -14,6 +14,7 @@ use crate::Fatal;
 use crate::convert;
 use crate::interface::{Outputs, Reply};
 use crate::node::Replica;
+use crate::sense::TERM_MAX;
 use crate::store::FormError;
 
 /// A member whose log lacks no more than this many entries has caught up.
@@ -52,10 +53,11 @@ impl Replica {
             // A log from its first entry on would lack who votes: only a snapshot says so.
             return Ok(is(MsgHeartbeat) || is(MsgSnapshot) || is(MsgAppend) && m.index != 0);
         }
-        if is(MsgHeartbeat) && m.term >= raft.raft.term && m.commit > raft.raft.raft_log.last_index() {
-            return Err(Fatal::Lost { acknowledged: m.commit, last: raft.raft.raft_log.last_index() });
-        }
         if store.is_member(from) {
+            // A leader counts on more than is here. From anybody else it is nonsense, and dropped as such.
+            if is(MsgHeartbeat) && (raft.raft.term..=TERM_MAX).contains(&m.term) && m.commit > raft.raft.raft_log.last_index() {
+                return Err(Fatal::Lost { acknowledged: m.commit, last: raft.raft.raft_log.last_index() });
+            }
             return Ok(true);
         }
         if is(MsgRequestVote) || is(MsgRequestPreVote) {

@@ -7,7 +7,7 @@ use raft::Storage;
 use raft::eraftpb::{Message, MessageType};
 
 /// Terms grow by elections: nobody had so many.
-const TERM_MAX: u64 = u64::MAX / 2;
+pub(crate) const TERM_MAX: u64 = u64::MAX / 2;
 
 /// Why a message makes none; nothing when it does.
 pub(crate) fn nonsense(log: &RaftLog<impl Storage>, m: &Message) -> Option<String> {
