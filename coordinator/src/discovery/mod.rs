@@ -88,18 +88,23 @@ struct Job {
 struct Planned {
     job: Job,
     due: Instant,
-    asked: bool,
+    /// The task that asks now.
+    asked: Option<tokio::task::Id>,
 }
 
 /// Looks for targets while this member leads.
 pub(crate) async fn run(node: Node, sources: Sources, stop: CancellationToken) {
     let mut planned: BTreeMap<(String, String), Planned> = BTreeMap::new();
     let mut seen_revision = None;
-    let mut asked: JoinSet<(String, String)> = JoinSet::new();
+    let mut asked: JoinSet<()> = JoinSet::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            Some(done) = asked.join_next() => if let Ok(key) = done && let Some(p) = planned.get_mut(&key) { p.asked = false },
+            Some(done) = asked.join_next_with_id() => {
+                // One that panicked is asked again too.
+                let id = done.map_or_else(|e| e.id(), |(id, ())| id);
+                planned.values_mut().filter(|p| p.asked == Some(id)).for_each(|p| p.asked = None);
+            }
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         if !node.leadership.borrow().leading {
@@ -112,18 +117,15 @@ pub(crate) async fn run(node: Node, sources: Sources, stop: CancellationToken) {
             plan(&mut planned, jobs);
         }
         let now = Instant::now();
-        for (key, p) in planned.iter_mut().filter(|(_, p)| p.due <= now && !p.asked) {
-            if asked.len() >= ASKED_MAX {
-                break;
-            }
+        // Who waits longest comes first, or some that hang would be asked again and again before all others.
+        let mut due: Vec<&mut Planned> = planned.values_mut().filter(|p| p.due <= now && p.asked.is_none()).collect();
+        due.sort_by_key(|p| p.due);
+        let room = ASKED_MAX.saturating_sub(asked.len());
+        for p in due.into_iter().take(room) {
             let refresh = Duration::from_micros(p.job.spec.discovery.as_ref().map_or(0, |d| d.refresh_us));
             p.due = now + refresh.max(Duration::from_secs(1));
-            p.asked = true;
-            let (node, sources, job, key) = (node.clone(), sources.clone(), p.job.clone(), key.clone());
-            asked.spawn(async move {
-                look(&node, &sources, &job, refresh).await;
-                key
-            });
+            let (node, sources, job) = (node.clone(), sources.clone(), p.job.clone());
+            p.asked = Some(asked.spawn(async move { look(&node, &sources, &job, refresh).await }).id());
         }
     }
 }
@@ -151,7 +153,7 @@ fn plan(planned: &mut BTreeMap<(String, String), Planned>, jobs: Vec<Job>) {
         let key = (job.namespace.clone(), job.probe.clone());
         let known = old.remove(&key);
         let due = known.as_ref().filter(|p| p.job.generation == job.generation).map_or(now, |p| p.due);
-        planned.insert(key, Planned { due, asked: known.is_some_and(|p| p.asked), job });
+        planned.insert(key, Planned { due, asked: known.and_then(|p| p.asked), job });
     }
 }
 
