@@ -207,7 +207,9 @@ fn judge(config: &OpenIdConfig, claims: &Value, now_s: i64, origin: String) -> R
 #[derive(Debug, Default)]
 struct Keys {
     keys: Vec<(String, Key)>,
+    /// When they were asked for, and when they were had.
     asked_at: Option<Instant>,
+    got_at: Option<Instant>,
 }
 
 /// The provider, with its keys at hand.
@@ -247,14 +249,16 @@ impl OpenId {
         };
         let age = known.asked_at.map(|at| at.elapsed());
         let found = find(&known);
-        let fresh = age.is_some_and(|age| age < KEYS_KEPT);
+        let fresh = known.got_at.is_some_and(|at| at.elapsed() < KEYS_KEPT);
         if let (Some(key), true) = (&found, fresh) {
             return Ok(key.clone());
         }
         if age.is_none_or(|age| age >= ASK_AGAIN) {
+            let fetched = self.fetch().await;
+            // Said only now: a caller that went away meanwhile has learnt nothing for the others.
             known.asked_at = Some(Instant::now());
-            match self.fetch().await {
-                Ok(keys) => known.keys = keys,
+            match fetched {
+                Ok(keys) => (known.keys, known.got_at) = (keys, Some(Instant::now())),
                 // An old key is better than none: the provider may be down for a while.
                 Err(why) if found.is_none() => return Err(format!("the keys of {} cannot be had: {why}", self.config.issuer)),
                 Err(why) => tracing::warn!(issuer = self.config.issuer, why, "the provider's keys cannot be had; the old ones are used"),
