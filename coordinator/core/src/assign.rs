@@ -29,18 +29,39 @@ pub fn last_end_n(a: &AssignmentRecord) -> u64 {
 
 /// What its rows are counted by: all of it but its counts and what it runs, which are larger than the rest.
 pub(crate) fn outline(a: &AssignmentRecord) -> AssignmentRecord {
+    // Every field is named: a new one has to be thought of.
+    let AssignmentRecord {
+        id,
+        check,
+        prober,
+        generation,
+        interval_us,
+        phase_us,
+        from_us,
+        until_us,
+        next_n,
+        first_n,
+        thresholds_us,
+        good: _,
+        bad: _,
+        missed: _,
+        extra: _,
+        spec: _,
+        bad_by_reason: _,
+        retried: _,
+    } = a;
     AssignmentRecord {
-        id: a.id,
-        check: a.check.clone(),
-        prober: a.prober.clone(),
-        generation: a.generation,
-        interval_us: a.interval_us,
-        phase_us: a.phase_us,
-        from_us: a.from_us,
-        until_us: a.until_us,
-        first_n: a.first_n,
-        next_n: a.next_n,
-        thresholds_us: a.thresholds_us.clone(),
+        id: *id,
+        check: check.clone(),
+        prober: prober.clone(),
+        generation: *generation,
+        interval_us: *interval_us,
+        phase_us: *phase_us,
+        from_us: *from_us,
+        until_us: *until_us,
+        first_n: *first_n,
+        next_n: *next_n,
+        thresholds_us: thresholds_us.clone(),
         ..AssignmentRecord::default()
     }
 }
