@@ -8,6 +8,11 @@ use x509_parser::prelude::{GeneralName, ParsedExtension, X509Certificate};
 /// Names of one certificate that are shown.
 const NAMES_SHOWN: usize = 8;
 
+/// The certificate among those that a server sent that issued another: by its name, and by its signature. Who is merely named so could be anybody.
+pub(super) fn issuer_of<'c, 'd>(of: &X509Certificate<'_>, sent: &'c [X509Certificate<'d>]) -> Option<&'c X509Certificate<'d>> {
+    sent.iter().find(|c| c.subject().as_raw() == of.issuer().as_raw() && of.verify_signature(Some(c.public_key())).is_ok())
+}
+
 /// Facts of a chain as the server sent it, the server's own certificate first.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
@@ -21,7 +26,7 @@ pub(super) struct Chain {
     subjects: Vec<String>,
     /// The earliest end of validity in the chain.
     pub(super) not_after_us: i64,
-    /// SHA-256 of each public key (SPKI), in base64.
+    /// SHA-256 of the server's public key (SPKI) and of those that vouch for it, in base64. What else it sent is of no account: anybody can send it.
     pub(super) pins: Vec<String>,
     /// As blackbox prints it.
     as_go_has_it: Vec<(&'static str, String)>,
@@ -35,12 +40,18 @@ impl Chain {
             let Ok((_, certificate)) = x509_parser::parse_x509_certificate(der) else { continue };
             let not_after_s = certificate.validity().not_after.timestamp();
             found.not_after_us = found.not_after_us.min(not_after_s.saturating_mul(1_000_000));
-            let spki = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);
-            found.pins.push(STANDARD.encode(spki));
             found.subjects.push(certificate.subject().to_string());
             if i == 0 {
                 found.leaf(&certificate, not_after_s);
             }
+        }
+        let sent: Vec<X509Certificate<'_>> = chain.iter().filter_map(|der| x509_parser::parse_x509_certificate(der).ok()).map(|(_, c)| c).collect();
+        let mut next = sent.first();
+        while let Some(certificate) = next.filter(|_| found.pins.len() < sent.len()) {
+            let spki = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);
+            found.pins.push(STANDARD.encode(spki));
+            // One that signed itself is the end.
+            next = issuer_of(certificate, &sent).filter(|c| c.subject().as_raw() != certificate.subject().as_raw());
         }
         found.as_go_has_it = super::chain::facts(chain);
         found

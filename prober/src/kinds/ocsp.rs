@@ -9,7 +9,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{ASN1Time, AlgorithmIdentifier, FromDer, SubjectPublicKeyInfo, X509Certificate};
 use x509_parser::verify::verify_signature;
 
-use super::certificate::Der;
+use super::certificate::{Der, issuer_of};
 
 /// How far the responder's clock and ours may differ, in seconds.
 const SKEW_S: i64 = 300;
@@ -57,8 +57,13 @@ pub(super) fn stapled(response: &[u8], chain: &[CertificateDer<'_>], now_s: i64)
     let Some(basic) = basic(response) else { return nothing("it is no successful OCSP response") };
     let leaf = chain.first().and_then(|der| X509Certificate::from_der(der).ok()).map(|(_, leaf)| leaf);
     let serial = leaf.as_ref().map_or(&[][..], |l| l.raw_serial());
-    let about = |s: &&Single<'_>| s.serial == serial;
-    let Some(single) = basic.singles.iter().find(about).or(basic.singles.first()) else { return nothing("it says nothing of any certificate") };
+    let Some(single) = basic.singles.iter().find(|s| s.serial == serial) else {
+        // That another one is revoked says nothing of this one.
+        return match basic.singles.first().map(|s| s.status) {
+            None | Some(Status::Revoked) => nothing("it says nothing of this certificate"),
+            Some(status) => Stapled { status, wrong: Some("it is about another certificate".to_owned()) },
+        };
+    };
     let wrong = match &leaf {
         None => Some("the certificate cannot be read".to_owned()),
         Some(leaf) => holds(&basic, single, leaf, &chain[1..], now_s).err(),
@@ -155,12 +160,9 @@ fn field_of(der: Der<'_>, tag: u8) -> (&[u8], Der<'_>) {
 }
 
 fn holds(basic: &Basic<'_>, single: &Single<'_>, leaf: &X509Certificate<'_>, others: &[CertificateDer<'_>], now_s: i64) -> Result<(), String> {
-    if single.serial != leaf.raw_serial() {
-        return Err("it is about another certificate".to_owned());
-    }
     let parsed = others.iter().filter_map(|der| X509Certificate::from_der(der).ok()).map(|(_, c)| c);
-    let issuer = parsed.chain([leaf.clone()]).find(|c| c.subject().as_raw() == leaf.issuer().as_raw());
-    let issuer = issuer.ok_or("the server sent no certificate of its issuer")?;
+    let sent: Vec<X509Certificate<'_>> = parsed.chain([leaf.clone()]).collect();
+    let issuer = issuer_of(leaf, &sent).ok_or("the server sent no certificate of its issuer")?;
     let hash = match single.hash {
         SHA1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
         SHA256 => &digest::SHA256,
@@ -180,8 +182,8 @@ fn holds(basic: &Basic<'_>, single: &Single<'_>, leaf: &X509Certificate<'_>, oth
         return Err("its time is over".to_owned());
     }
     let delegates = basic.delegates.iter().filter_map(|der| X509Certificate::from_der(der).ok()).map(|(_, c)| c);
-    let signers = delegates.filter(|c| may_sign(c, &issuer, now_s)).collect::<Vec<_>>();
-    let signed = std::iter::once(&issuer).chain(&signers).any(|signer| signed_by(basic, signer.public_key()));
+    let signers = delegates.filter(|c| may_sign(c, issuer, now_s)).collect::<Vec<_>>();
+    let signed = std::iter::once(issuer).chain(&signers).any(|signer| signed_by(basic, signer.public_key()));
     if signed { Ok(()) } else { Err("its signature is not of the certificate's issuer".to_owned()) }
 }
 

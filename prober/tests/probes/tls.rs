@@ -97,6 +97,30 @@ async fn pins() {
     let result = probe(&watch(server, &authority.pem(), "pins: ['47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=']")).await;
     assert_reason(&result, Reason::TlsPinMismatch);
     assert!(result.message.contains(&pin), "{}", result.message);
+    // A pinned certificate that somebody else's server merely sends along proves nothing.
+    let mut identity = Authority::new().issue("shop.test");
+    identity.chain.truncate(1);
+    let other = Authority::new();
+    let impostor = other.issue("shop.test");
+    let server_of = |chain, key| ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).expect("a configuration");
+    let server = https(TlsAcceptor::from(Arc::new(server_of(identity.chain.clone(), identity.key)))).await;
+    let pinned = fact(&probe(&watch(server, "", "skipVerify: true")).await, "tls.server.spki_sha256").to_owned();
+    let chain = [impostor.chain, identity.chain].concat();
+    let server = https(TlsAcceptor::from(Arc::new(server_of(chain, impostor.key)))).await;
+    assert_reason(&probe(&watch(server, &other.pem(), &format!("pins: [sha256/{pinned}]"))).await, Reason::TlsPinMismatch);
+}
+
+#[tokio::test]
+async fn a_staple_by_an_issuer_of_the_same_name_does_not_hold() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let identity = authority.issue("shop.test");
+    let chain = vec![identity.chain[0].clone(), stranger.issue("other.test").chain[1].clone()];
+    let response = ocsp(&chain, der(0x80, &[]), "20990101000000Z", |bytes| stranger.sign(bytes));
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(chain, identity.key, response).expect("a configuration");
+    let server = https(TlsAcceptor::from(Arc::new(config))).await;
+    let result = probe(&watch(server, &authority.pem(), "requireStaple: true")).await;
+    assert_reason(&result, Reason::TlsNotStapled);
+    assert!(result.message.contains("no certificate of its issuer"), "{}", result.message);
 }
 
 #[tokio::test]
