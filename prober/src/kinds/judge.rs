@@ -25,7 +25,8 @@ pub(super) fn inverted(invert: bool, peer: &str, datagrams: bool, answered: bool
         Reason::DnsTimeout | Reason::DnsNxdomain | Reason::DnsServfail | Reason::DnsRefused | Reason::DnsError | Reason::DnsNoAddress if !answered => {
             Err(failure)
         }
-        Reason::ConnectError | Reason::IcmpTtlExceeded => Err(failure),
+        // Whoever stands before the target, or gives out its tokens, was met; not the target.
+        Reason::ConnectError | Reason::IcmpTtlExceeded | Reason::ProxyError | Reason::AuthError => Err(failure),
         _ => Err(Failure::new(Reason::Reachable, format!("{peer} can be reached, and must not: {}", failure.message))),
     }
 }
@@ -58,6 +59,8 @@ mod tests {
         for (found, inverted_to) in [
             (Reason::Good, Reason::Reachable),
             (Reason::ConnectTimeout, Reason::Good),
+            (Reason::ProxyError, Reason::ProxyError),
+            (Reason::AuthError, Reason::AuthError),
             (Reason::ConnectRefused, Reason::Good),
             (Reason::ConnectUnreachable, Reason::Good),
             (Reason::IcmpNoReply, Reason::Good),
