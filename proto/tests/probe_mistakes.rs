@@ -83,6 +83,8 @@ fn http_requests() {
             r#"2:21: spec.http.proxy.url: "http://me:pw@p:1" is no proxy (want http://host:port or socks5://host:port; who we are stands in username and password)"#,
         ],
     );
+    let said = problems("target: http://me:pw@a.test:1/\nhttp: {}");
+    assert!(said[0].contains("has a name or a password in it") && !said[0].contains("pw@"), "{said:?}");
     check_kind("http", "proxy: {url: 'http://p:1', username: me}", &["2:15: spec.http.proxy: username and password belong together (give both or none)"]);
     check_kind("http", "auth: {}", &["2:14: spec.http.auth: one way to authenticate is wanted (bearer, basic or oauth2)"]);
     check_kind("http", "auth: {basic: {username: me}}", &["2:22: spec.http.auth.basic.password: is missing"]);

@@ -239,10 +239,24 @@ fn oauth2(mut f: Fields<'_>, mistakes: &mut Mistakes) -> OAuth2ClientCredentials
     credentials
 }
 
+/// A URL as it may be shown.
+fn without_user(text: &str) -> String {
+    match (text.split_once("://"), text.split_once('@')) {
+        (Some((scheme, _)), Some((_, rest))) => format!("{scheme}://...@{rest}"),
+        _ => text.to_owned(),
+    }
+}
+
 /// The outline of a URL.
 pub(super) fn url(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let fine = rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['/', ':', '?']) && !rest.contains(char::is_whitespace));
+    if rest.is_some_and(|rest| rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))) {
+        return Err(format!(
+            "{:?} has a name or a password in it, which would be shown everywhere (auth: {{basic: {{username, password: {{secretRef}}}}}} sends them)",
+            without_user(text)
+        ));
+    }
     if fine { Ok(text.to_owned()) } else { Err(format!("{text:?} is no URL (want http:// or https:// and a host)")) }
 }
 
