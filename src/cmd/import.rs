@@ -1,6 +1,6 @@
 //! `import`: another tool's configuration as resources. What cannot be carried over is said, in the file and on standard error.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -59,6 +59,9 @@ pub(super) fn blackbox(args: BlackboxImportArgs) -> Outcome {
     print_lines(&lines);
     Ok(ExitCode::SUCCESS)
 }
+
+/// Headers whose values are not shown to anybody.
+const SECRET_HEADERS: [&str; 4] = ["authorization", "proxy-authorization", "cookie", "x-api-key"];
 
 /// A module's name as a resource's: lower case, hyphens, unique.
 fn resource_name(module: &str, taken: &mut BTreeSet<String>) -> String {
@@ -151,12 +154,17 @@ impl Import {
 
     fn http(&mut self, http: &Http) -> Value {
         let mut found = json!({"method": http.method.to_uppercase()});
-        if !http.headers.is_empty() {
-            found["headers"] = json!(http.headers);
+        let secret = |name: &str| SECRET_HEADERS.iter().any(|s| s.eq_ignore_ascii_case(name));
+        let headers: BTreeMap<&String, &String> = http.headers.iter().filter(|(name, _)| !secret(name)).collect();
+        if !headers.is_empty() {
+            found["headers"] = json!(headers);
+        }
+        for name in http.headers.keys().filter(|name| secret(name)) {
+            self.note(format!("not carried over: header {name:?}, which may be a secret (http.auth sends one by secretRef)"));
         }
         for (name, value) in &http.http_headers {
             match value {
-                Secret::Given(value) if found["headers"][name].is_null() => found["headers"][name] = value.as_str().into(),
+                Secret::Given(value) if !secret(name) && found["headers"][name].is_null() => found["headers"][name] = value.as_str().into(),
                 _ => self.note(format!("not carried over: a value of http_headers {name:?}")),
             }
         }
