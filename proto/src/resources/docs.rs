@@ -1,5 +1,6 @@
 //! What may be written: one table of fields, behind `probity explain` and the JSON Schema.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde_json::{Map, Value, json};
@@ -126,24 +127,9 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe.spec.http.maxBodyBytes", "size", "1MiB", "A larger body is bad; at most 100MiB."),
     ("probe.spec.http.maxDecompressedBytes", "size", "10MiB", "The same once it is decoded."),
     ("probe.spec.http.tls", "object", "", "How the server is verified."),
-    ("probe.spec.http.tls.serverName", "string", "the host", "Name that is asked for (SNI) and verified."),
-    ("probe.spec.http.tls.ca", "string", "", "PEM of further authorities."),
-    ("probe.spec.http.tls.clientCertificate", "object", "", "{secretRef: NAME} of a PEM with our chain, and the key unless clientKey has it."),
-    ("probe.spec.http.tls.clientKey", "object", "", "{secretRef: NAME} of a PEM with the key."),
-    ("probe.spec.http.tls.minVersion", "string", "'1.2'", "'1.2' or '1.3'."),
-    ("probe.spec.http.tls.maxVersion", "string", "'1.3'", "'1.2' or '1.3'."),
-    ("probe.spec.http.tls.minDays", "integer", "0", "Every certificate of the chain is valid for this many days more."),
-    ("probe.spec.http.tls.pins", "array", "", "sha256/BASE64 of public keys (SPKI); one of the chain must have one of them."),
-    (
-        "probe.spec.http.tls.requireStaple",
-        "boolean",
-        "false",
-        "The server must staple an OCSP response that holds: about this certificate, signed by its issuer, in its time. One that says revoked is bad in any case.",
-    ),
-    ("probe.spec.http.tls.skipVerify", "boolean", "false", "Trust whoever answers; every result says so."),
     ("probe.spec.tcp", "object", "", "A TCP connection, with TLS and a dialogue if wanted."),
     ("probe.spec.tcp.address", "string", "$(target.address)", "host:port."),
-    ("probe.spec.tcp.tls", "object", "", "As for http; its presence asks for TLS."),
+    ("probe.spec.tcp.tls", "object", "", "TLS: its presence asks for it."),
     ("probe.spec.tcp.starttls", "string", "", "Ask for TLS as smtp, imap, pop3, ftp, ldap or postgres do it."),
     ("probe.spec.tcp.send", "string", "", "Sent once connected."),
     ("probe.spec.tcp.expect", "string", "", "Regular expression that what comes back must match."),
@@ -162,21 +148,6 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe.spec.tls", "object", "", "A certificate watch: a handshake, and what the certificates say."),
     ("probe.spec.tls.address", "string", "$(target.address)", "host:port."),
     ("probe.spec.tls.starttls", "string", "", "As for tcp."),
-    ("probe.spec.tls.serverName", "string", "the host", "Name that is asked for (SNI) and verified."),
-    ("probe.spec.tls.ca", "string", "", "PEM of further authorities."),
-    ("probe.spec.tls.clientCertificate", "object", "", "{secretRef: NAME} of a PEM with our chain, and the key unless clientKey has it."),
-    ("probe.spec.tls.clientKey", "object", "", "{secretRef: NAME} of a PEM with the key."),
-    ("probe.spec.tls.minVersion", "string", "'1.2'", "'1.2' or '1.3'."),
-    ("probe.spec.tls.maxVersion", "string", "'1.3'", "'1.2' or '1.3'."),
-    ("probe.spec.tls.minDays", "integer", "14", "Every certificate of the chain is valid for this many days more."),
-    ("probe.spec.tls.pins", "array", "", "sha256/BASE64 of public keys (SPKI); one of the chain must have one of them."),
-    (
-        "probe.spec.tls.requireStaple",
-        "boolean",
-        "false",
-        "The server must staple an OCSP response that holds: about this certificate, signed by its issuer, in its time. One that says revoked is bad in any case.",
-    ),
-    ("probe.spec.tls.skipVerify", "boolean", "false", "Trust whoever answers; every result says so."),
     ("probe.spec.dns", "object", "", "A DNS query straight to a server, or through this host's resolver."),
     (
         "probe.spec.dns.server",
@@ -189,7 +160,7 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe.spec.dns.class", "string", "IN", "IN, CH, HS, NONE, ANY or a number."),
     ("probe.spec.dns.transport", "string", "udp", "udp (tcp when truncated), tcp, tls (RFC 7858) or https (RFC 8484)."),
     ("probe.spec.dns.path", "string", "/dns-query", "Path of the https transport."),
-    ("probe.spec.dns.tls", "object", "", "As for http, of the tls and https transports."),
+    ("probe.spec.dns.tls", "object", "", "Of the tls and https transports."),
     ("probe.spec.dns.recursion", "boolean", "true", "Whether recursion is desired (the RD bit)."),
     ("probe.spec.dns.checkingDisabled", "boolean", "false", "The CD bit: the server shall not validate."),
     ("probe.spec.dns.edns", "object", "", "EDNS(0), RFC 6891; or none."),
@@ -251,14 +222,14 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ("probe.spec.grpc.address", "string", "$(target.address)", "host:port."),
     ("probe.spec.grpc.service", "string", "", "The service asked for; absent: the server as a whole."),
     ("probe.spec.grpc.metadata", "object", "", "Names with a text, or with {secretRef, prefix}."),
-    ("probe.spec.grpc.tls", "object", "", "As for http; its presence asks for TLS."),
+    ("probe.spec.grpc.tls", "object", "", "TLS: its presence asks for it."),
     ("probe.spec.grpc.expect", "object", "", "What is good."),
     ("probe.spec.grpc.expect.status", "array", "[SERVING]", "UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN."),
     ("probe.spec.websocket", "object", "", "A WebSocket (RFC 6455), with a dialogue if wanted."),
     ("probe.spec.websocket.url", "string", "$(target.address)", "ws:// or wss://."),
     ("probe.spec.websocket.headers", "object", "", "Headers of the upgrade: names with a text, or with {secretRef, prefix}."),
     ("probe.spec.websocket.subprotocols", "array", "", "Offered; the server must choose one."),
-    ("probe.spec.websocket.tls", "object", "", "As for http, of wss."),
+    ("probe.spec.websocket.tls", "object", "", "Of wss."),
     ("probe.spec.websocket.send", "string", "", "A text message to send."),
     ("probe.spec.websocket.expect", "string", "", "Regular expression that a message must match; others are passed over."),
     ("probe.spec.websocket.dialogue", "array", "", "Instead of both, steps in order: send, sendBinary, sendHex, expect or ping: true."),
@@ -317,6 +288,36 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
     ),
 ];
 
+/// Below whatever takes TLS options.
+const TLS_FIELDS: &[(&str, &str, &str, &str)] = &[
+    ("serverName", "string", "the host", "Name that is asked for (SNI) and verified."),
+    ("ca", "string", "", "PEM of further authorities."),
+    ("clientCertificate", "object", "", "{secretRef: NAME} of a PEM with our chain, and the key unless clientKey has it."),
+    ("clientKey", "object", "", "{secretRef: NAME} of a PEM with the key."),
+    ("minVersion", "string", "'1.2'", "'1.2' or '1.3'."),
+    ("maxVersion", "string", "'1.3'", "'1.2' or '1.3'."),
+    ("minDays", "integer", "0; 14 of the kind tls", "Every certificate of the chain is valid for this many days more."),
+    ("pins", "array", "", "sha256/BASE64 of public keys (SPKI); one of the chain must have one of them."),
+    (
+        "requireStaple",
+        "boolean",
+        "false",
+        "The server must staple an OCSP response that holds: about this certificate, signed by its issuer, in its time. One that says revoked is bad in any case.",
+    ),
+    ("skipVerify", "boolean", "false", "Trust whoever answers; every result says so."),
+];
+
+/// Where they stand.
+const TLS_AT: [&str; 6] =
+    ["probe.spec.http.tls", "probe.spec.tcp.tls", "probe.spec.tls", "probe.spec.dns.tls", "probe.spec.grpc.tls", "probe.spec.websocket.tls"];
+
+/// Every field: path, type, default, text.
+fn fields() -> impl Iterator<Item = (Cow<'static, str>, &'static str, &'static str, &'static str)> {
+    let own = FIELDS.iter().map(|(path, ty, default, text)| (Cow::Borrowed(*path), *ty, *default, *text));
+    let tls = TLS_AT.iter().flat_map(|at| TLS_FIELDS.iter().map(move |(field, ty, default, text)| (Cow::Owned(format!("{at}.{field}")), *ty, *default, *text)));
+    own.chain(tls)
+}
+
 /// Documentation of one field, with the fields below it.
 #[derive(Debug, Clone)]
 pub struct FieldDoc {
@@ -324,7 +325,7 @@ pub struct FieldDoc {
     kind: &'static str,
     default: &'static str,
     text: &'static str,
-    children: Vec<(&'static str, &'static str, &'static str)>,
+    children: Vec<(Cow<'static, str>, &'static str, &'static str)>,
 }
 
 impl fmt::Display for FieldDoc {
@@ -349,13 +350,12 @@ pub fn explain(path: &str) -> Option<FieldDoc> {
     let singular = wanted.strip_suffix('s').unwrap_or(&wanted).to_owned();
     let exact = |p: &str| p.to_ascii_lowercase() == wanted || p == singular;
     let prefix = format!("{wanted}.");
-    let children: Vec<_> = FIELDS
-        .iter()
+    let children: Vec<_> = fields()
         .filter(|(p, ..)| p.to_ascii_lowercase().starts_with(&prefix) || p.starts_with(&format!("{singular}.")))
-        .map(|(p, _, default, text)| (*p, *default, *text))
+        .map(|(p, _, default, text)| (p, default, text))
         .collect();
-    match FIELDS.iter().find(|(p, ..)| exact(p)) {
-        Some((p, kind, default, text)) => Some(FieldDoc { path: (*p).to_owned(), kind, default, text, children }),
+    match fields().find(|(p, ..)| exact(p)) {
+        Some((p, kind, default, text)) => Some(FieldDoc { path: p.into_owned(), kind, default, text, children }),
         None if children.is_empty() => None,
         None => Some(FieldDoc { path: path.to_owned(), kind: "object", default: "", text: "", children }),
     }
@@ -373,8 +373,8 @@ fn kind_schema(path: &str, kind: &str) -> Value {
     let api = if kind == "SLO" { super::OPENSLO_VERSION } else { super::API_VERSION };
     let mut spec = Map::new();
     let prefix = format!("{path}.spec.");
-    for (field, ty, default, text) in FIELDS.iter().filter(|(p, ..)| p.starts_with(&prefix)) {
-        let json_type = match *ty {
+    for (field, ty, default, text) in fields().filter(|(p, ..)| p.starts_with(&prefix)) {
+        let json_type = match ty {
             // A duration, or one for each phase.
             "object" if field.ends_with(".maxDuration") => json!(["object", "string", "integer"]),
             "object" | "array" | "integer" => json!(ty),
