@@ -11,7 +11,8 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::cluster::{Process, free_ports};
+use crate::cluster::Process;
+use crate::ports::free_ports;
 use crate::stats::{cpu_seconds, median, percentile, print_table, rss_mib};
 use crate::target;
 
@@ -39,7 +40,7 @@ struct Measured {
 
 pub(crate) async fn run(probity: &Path, probes: usize, concurrency: usize, rounds: usize) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
-    let ports = free_ports(3)?;
+    let ports = free_ports(3);
     let target = target::web(&dir, probity, ports[0])?;
     target::answers("127.0.0.1", ports[0]).await?;
     let config = dir.path().join("blackbox.yml");

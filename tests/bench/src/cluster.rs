@@ -1,6 +1,5 @@
 //! Three coordinators of Probity as real processes on loopback, in plain text.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,15 +9,12 @@ use probity_rpc::v1::{ApplyReply, ApplyRequest, InitClusterRequest, ReadRequest,
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::ports::free_ports;
+
 type Error = Box<dyn std::error::Error>;
 
 /// How long a cluster may take to form.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-pub(crate) fn free_ports(count: usize) -> std::io::Result<Vec<u16>> {
-    let held = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    held.iter().map(|l| Ok(l.local_addr()?.port())).collect()
-}
 
 /// A process that ends with us.
 #[derive(Debug)]
@@ -42,7 +38,7 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) async fn start(probity: &Path) -> Result<Cluster, Error> {
         let dir = tempfile::tempdir()?;
-        let ports = free_ports(6)?;
+        let ports = free_ports(6);
         let servers: Vec<String> = ports[..3].iter().map(|p| format!("127.0.0.1:{p}")).collect();
         let list: Vec<String> = servers.iter().enumerate().map(|(i, s)| format!("c{i}: \"{s}\"")).collect();
         for (i, server) in servers.iter().enumerate() {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::cluster::{Process, free_ports};
+use crate::cluster::Process;
+use crate::ports::free_ports;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -37,7 +38,7 @@ impl Etcd {
             return Ok(None);
         }
         let dir = tempfile::tempdir()?;
-        let ports = free_ports(6)?;
+        let ports = free_ports(6);
         let peers: Vec<String> = (0..3).map(|i| format!("e{i}=http://127.0.0.1:{}", ports[3 + i])).collect();
         let mut etcd = Etcd { _dir: dir, members: Vec::new(), clients: ports[..3].iter().map(|p| format!("http://127.0.0.1:{p}")).collect() };
         for i in 0..3 {

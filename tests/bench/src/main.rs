@@ -9,6 +9,9 @@ mod cluster;
 mod control;
 mod etcd;
 mod failover;
+#[path = "../../common/ports.rs"]
+#[allow(unreachable_pub, reason = "the tests take it from outside")]
+mod ports;
 mod prober;
 mod rows;
 mod stats;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::net::{TcpStream, UdpSocket};
 
-use crate::cluster::{Process, free_ports};
+use crate::cluster::Process;
+use crate::ports::free_ports;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -46,7 +47,7 @@ pub(crate) fn web(dir: &TempDir, probity: &Path, port: u16) -> Result<(Process, 
     if let Ok(nginx) = nginx(dir.path(), &many, port) {
         return Ok((nginx, "nginx", many));
     }
-    let others = free_ports(2)?;
+    let others = free_ports(2);
     let mut shop = Command::new(probity);
     shop.args(["shop", "--http", &format!("127.0.0.1:{port}"), "--tcp", &format!("127.0.0.1:{}", others[0]), "--dns", &format!("127.0.0.1:{}", others[1])]);
     Ok((quiet(&mut shop)?, "probity shop", addresses(1)))

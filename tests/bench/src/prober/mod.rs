@@ -21,7 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::bare::Kind;
-use crate::cluster::{Process, free_ports};
+use crate::cluster::Process;
+use crate::ports::free_ports;
 use crate::stats::{cpu_seconds, median, percentile, print_table, rss_mib};
 use crate::target::{self, ADDRESSES};
 pub(crate) use ping::flood;
@@ -63,7 +64,7 @@ pub(crate) struct Options {
 
 pub(crate) async fn run(probity: &Path, options: &Options) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
-    let ports = free_ports(2)?;
+    let ports = free_ports(2);
     let addresses = target::addresses(ADDRESSES);
     let _nginx = target::nginx(dir.path(), &addresses, ports[0]).map_err(|e| format!("nginx is not installed (Debian: nginx-light): {e}"))?;
     target::answers("127.0.0.1", ports[0]).await?;
@@ -161,7 +162,7 @@ impl Running {
     async fn start(probity: &Path, flush_us: u64) -> Result<Running, Error> {
         let dir = tempfile::tempdir()?;
         let (sink, coordinator) = Sink::start(flush_us).await?;
-        let http = free_ports(1)?[0];
+        let http = free_ports(1)[0];
         let config = dir.path().join("prober.yaml");
         let text = format!(
             "name: bench\ncoordinators: [\"127.0.0.1:{coordinator}\"]\ndataDir: {}/data\nlisten: {{http: \"127.0.0.1:{http}\"}}\nallowLoopback: true\nselfCheck: {{route: false, resolver: false}}\n",
