@@ -53,11 +53,6 @@ macro_rules! state {
                 out
             }
 
-            /// How many rows changed since the last [`State::take_changes`].
-            pub fn changed(&self) -> usize {
-                0 $(+ self.$field.changed())*
-            }
-
             /// Loads one stored row.
             pub fn load(&mut self, table: u32, key: &str, value: &[u8]) -> Result<(), LoadError> {
                 let hash = match table {

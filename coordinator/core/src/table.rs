@@ -132,11 +132,6 @@ impl<R: Record> Table<R> {
         self.rows.is_empty()
     }
 
-    /// How many rows changed since the last drain.
-    pub(crate) fn changed(&self) -> usize {
-        self.dirty.len()
-    }
-
     /// Moves the changes since the last call to `out`, in key order, and returns what they add to the state hash (wrapping).
     pub(crate) fn drain(&mut self, out: &mut Vec<Change>) -> u64 {
         let mut sum = 0u64;

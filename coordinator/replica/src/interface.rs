@@ -18,8 +18,6 @@ pub struct Config {
     pub heartbeat_ticks: usize,
     /// State rows are written after this many applied entries...
     pub flush_entries: u64,
-    /// ...or this many changed rows: writing them holds raft up, and must take much less than an election...
-    pub flush_rows: usize,
     /// ...or this many ticks.
     pub flush_ticks: u64,
     /// The log is cut when it is longer than this; a quarter of it is kept for followers that lag a little.
@@ -43,7 +41,6 @@ impl Default for Config {
             election_ticks: 10,
             heartbeat_ticks: 2,
             flush_entries: 4_096,
-            flush_rows: 8_192,
             flush_ticks: 100,
             log_entries_max: 20_000,
             log_bytes_max: 128 << 20,

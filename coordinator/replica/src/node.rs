@@ -445,8 +445,7 @@ impl Replica {
     fn maybe_flush(&mut self) -> Result<(), Fatal> {
         let Some(raft) = &self.raft else { return Ok(()) };
         let behind = self.applied - raft.store().flushed;
-        let many = behind >= self.config.flush_entries || self.state.changed() >= self.config.flush_rows;
-        let due = behind > 0 && (many || self.ticks_since_flush >= self.config.flush_ticks);
+        let due = behind >= self.config.flush_entries || behind > 0 && self.ticks_since_flush >= self.config.flush_ticks;
         if due { self.flush() } else { Ok(()) }
     }
 

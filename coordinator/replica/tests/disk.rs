@@ -239,15 +239,3 @@ fn a_log_of_large_entries_is_cut_by_their_bytes() {
     net.ticks(20);
     net.assert_equal();
 }
-
-#[test]
-fn many_changed_rows_are_written_without_waiting_for_many_entries() {
-    let never = Config { flush_entries: u64::MAX, flush_ticks: u64::MAX, log_entries_max: 10, ..Config::default() };
-    for (flush_rows, written) in [(20, true), (usize::MAX, false)] {
-        let mut net = Net::with(Config { flush_rows, ..never.clone() }, &[1, 2, 3]);
-        net.fill(100);
-        // Only a log whose entries are in the state on the disk is cut.
-        let kept: Vec<usize> = net.members.values().map(|m| m.log_from(0).count()).collect();
-        assert!(kept.iter().all(|n| (*n < 60) == written), "{flush_rows}: {kept:?} entries in the logs");
-    }
-}
