@@ -35,6 +35,8 @@ macro_rules! state {
             /// Checks on which a voice turned in the command at hand.
             pub(crate) turned: std::collections::BTreeSet<String>,
             hash: u64,
+            /// What the tables that are written already add to it.
+            round_sum: u64,
         }
 
         $(impl Record for $record {
@@ -46,11 +48,37 @@ macro_rules! state {
         })*
 
         impl State {
-            /// The changes since the last call, in (table, key) order: what the store writes. Brings [`State::hash`] up to date.
+            /// Begins a round of writing: the changes since the last one began, or every row, as of now, in pieces by [`State::drain`].
+            /// What is left of an earlier round must have been drained.
+            pub fn freeze(&mut self, all: bool) {
+                $(self.$field.freeze(all);)*
+                self.round_sum = 0;
+            }
+
+            /// The next piece of the round, of about `bytes`, in (table, key) order except for rows that have changed since, and whether it was the
+            /// last one: that brings [`State::hash`] up to date.
+            pub fn drain(&mut self, bytes: usize) -> (Vec<Change>, bool) {
+                let (mut left, mut out) = (bytes, Vec::new());
+                $(match self.$field.drain(&mut left, &mut out) {
+                    Some(sum) => self.round_sum = self.round_sum.wrapping_add(sum),
+                    None => return (out, false),
+                })*
+                self.hash = self.hash.wrapping_add(std::mem::take(&mut self.round_sum));
+                (out, true)
+            }
+
+            /// The changes since the last round, all at once.
             pub fn take_changes(&mut self) -> Vec<Change> {
-                let mut out = Vec::new();
-                $(self.hash = self.hash.wrapping_add(self.$field.drain(&mut out));)*
-                out
+                self.freeze(false);
+                self.drain(usize::MAX).0
+            }
+
+            /// Whether there is a row: of an unknown table, none.
+            pub fn holds(&self, table: u32, key: &str) -> bool {
+                match table {
+                    $($number => self.$field.holds(key),)*
+                    _ => false,
+                }
             }
 
             /// Loads one stored row.
@@ -161,7 +189,7 @@ impl State {
         }
     }
 
-    /// The state hash, as of the last [`State::take_changes`]: equal at equal index on every replica.
+    /// The state hash, as of the last round of writing that is over: equal at equal index on every replica.
     pub fn hash(&self) -> u64 {
         self.hash
     }

@@ -1,9 +1,13 @@
 //! Sorted tables of records. Every change is remembered until it is written, and the state hash follows it.
 //!
 //! The hash is a sum over records, so it costs only what changed, and does not depend on the order of changes.
+//!
+//! A large table is written in pieces while it goes on changing: a round of writing begins by a freeze, and a row that is changed before its
+//! turn came is encoded first. So the pieces together are the rows as of the freeze, and no step waits for all of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
+use std::ops::Bound;
 
 use siphasher::sip::SipHasher13;
 
@@ -32,7 +36,7 @@ pub fn pair_key(a: &str, b: &str) -> String {
     format!("{a}\u{1f}{b}")
 }
 
-/// What changed in a row since the last [`State::take_changes`](crate::State::take_changes): the new value, or none where it was removed.
+/// What changed in a row since the last freeze: the value as of this one, or none where it was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// [`Record::TABLE`].
@@ -46,10 +50,31 @@ pub struct Change {
 #[derive(Debug, Clone)]
 struct Row<R> {
     record: R,
-    /// Share of this row in the sum, as of the last drain; 0 before the first.
+    /// Share of this row in the sum, as of when it was last encoded; 0 before the first time.
     hash: u64,
-    /// Its key is among the changed ones.
-    dirty: bool,
+    /// The round that its last change belongs to; 0 when it never changed.
+    changed: u32,
+    /// The round that it was last encoded for, or that it came too late for.
+    written: u32,
+}
+
+/// What a round of writing still has to do.
+#[derive(Debug, Clone)]
+enum Rest {
+    /// The rows that had changed.
+    Changed(BTreeSet<String>),
+    /// Every row, from here on.
+    All(Bound<String>),
+}
+
+/// A round of writing that is under way.
+#[derive(Debug, Clone)]
+struct Frozen {
+    rest: Rest,
+    /// Encoded already, because they were about to change.
+    early: Vec<Change>,
+    /// What the round adds to the sum so far.
+    sum: u64,
 }
 
 /// A sorted table of records.
@@ -59,11 +84,29 @@ pub struct Table<R> {
     /// Changed keys; a removed row leaves its old hash here.
     dirty: BTreeSet<String>,
     removed: BTreeMap<String, u64>,
+    /// The round that changes belong to now.
+    round: u32,
+    /// The round before it, until all of it is written.
+    frozen: Option<Frozen>,
 }
 
 impl<R> Default for Table<R> {
     fn default() -> Self {
-        Table { rows: BTreeMap::new(), dirty: BTreeSet::new(), removed: BTreeMap::new() }
+        Table { rows: BTreeMap::new(), dirty: BTreeSet::new(), removed: BTreeMap::new(), round: 1, frozen: None }
+    }
+}
+
+impl Frozen {
+    /// Encodes a row that belongs to the round before `round` and is not encoded yet.
+    fn encode<R: Record>(&mut self, key: &str, row: &mut Row<R>, round: u32) -> Option<Change> {
+        let due = row.written < round - 1 && (row.changed == round - 1 || matches!(self.rest, Rest::All(_)));
+        due.then(|| {
+            let value = row.record.encode_to_vec();
+            let hash = row_hash(R::TABLE, key, &value);
+            self.sum = self.sum.wrapping_add(hash).wrapping_sub(row.hash);
+            (row.hash, row.written) = (hash, round - 1);
+            Change { table: R::TABLE, key: key.to_owned(), value: Some(value) }
+        })
     }
 }
 
@@ -76,7 +119,12 @@ impl<R: Record> Table<R> {
     /// The record at `key`, to be changed. Its key must stay the same.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut R> {
         let row = self.rows.get_mut(key)?;
-        if !std::mem::replace(&mut row.dirty, true) {
+        if row.changed != self.round {
+            if let Some(frozen) = &mut self.frozen {
+                let early = frozen.encode(key, row, self.round);
+                frozen.early.extend(early);
+            }
+            row.changed = self.round;
             self.dirty.insert(key.to_owned());
         }
         Some(&mut row.record)
@@ -85,23 +133,19 @@ impl<R: Record> Table<R> {
     /// Inserts or replaces.
     pub fn put(&mut self, record: R) {
         let key = record.key();
-        self.dirty.insert(key.clone());
-        match self.rows.get_mut(&key) {
-            Some(row) => {
-                row.record = record;
-                row.dirty = true;
-            }
-            None => {
-                let hash = self.removed.remove(&key).unwrap_or(0);
-                self.rows.insert(key, Row { record, hash, dirty: true });
-            }
+        if let Some(old) = self.get_mut(&key) {
+            *old = record;
+            return;
         }
+        let hash = self.removed.remove(&key).unwrap_or(0);
+        self.dirty.insert(key.clone());
+        self.rows.insert(key, Row { record, hash, changed: self.round, written: self.round - 1 });
     }
 
     /// Removes and returns.
     pub fn remove(&mut self, key: &str) -> Option<R> {
+        self.get_mut(key)?;
         let row = self.rows.remove(key)?;
-        self.dirty.insert(key.to_owned());
         self.removed.insert(key.to_owned(), row.hash);
         Some(row.record)
     }
@@ -132,37 +176,70 @@ impl<R: Record> Table<R> {
         self.rows.is_empty()
     }
 
-    /// Moves the changes since the last call to `out`, in key order, and returns what they add to the state hash (wrapping).
-    pub(crate) fn drain(&mut self, out: &mut Vec<Change>) -> u64 {
-        let mut sum = 0u64;
-        for key in std::mem::take(&mut self.dirty) {
-            let value = match self.rows.get_mut(&key) {
-                Some(row) => {
-                    let value = row.record.encode_to_vec();
-                    let hash = row_hash(R::TABLE, &key, &value);
-                    sum = sum.wrapping_add(hash).wrapping_sub(row.hash);
-                    row.hash = hash;
-                    row.dirty = false;
-                    Some(value)
-                }
-                None => {
-                    sum = sum.wrapping_sub(self.removed.remove(&key).unwrap_or(0));
-                    None
-                }
-            };
-            out.push(Change { table: R::TABLE, key, value });
+    /// Whether there is a row.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        self.rows.contains_key(key)
+    }
+
+    /// Begins a round of writing: the changes since the last one as of now, or every row. The last round is over.
+    pub(crate) fn freeze(&mut self, all: bool) {
+        self.round += 1;
+        let mut changed = std::mem::take(&mut self.dirty);
+        let mut frozen = Frozen { rest: Rest::All(Bound::Unbounded), early: Vec::new(), sum: 0 };
+        for (key, hash) in std::mem::take(&mut self.removed) {
+            frozen.sum = frozen.sum.wrapping_sub(hash);
+            changed.remove(&key);
+            if !all {
+                frozen.early.push(Change { table: R::TABLE, key, value: None });
+            }
         }
-        sum
+        if !all {
+            frozen.rest = Rest::Changed(changed);
+        }
+        self.frozen = Some(frozen);
+    }
+
+    /// Moves about `bytes` of what is left of the round to `out`, and takes them off. When nothing is left, what the round adds to the sum (wrapping).
+    pub(crate) fn drain(&mut self, bytes: &mut usize, out: &mut Vec<Change>) -> Option<u64> {
+        let Some(frozen) = &mut self.frozen else { return Some(0) };
+        let mut take = |change: Change| {
+            *bytes = bytes.saturating_sub(change.key.len() + change.value.as_ref().map_or(0, Vec::len) + ROW_OVERHEAD);
+            out.push(change);
+            *bytes > 0
+        };
+        for change in frozen.early.drain(..) {
+            take(change);
+        }
+        loop {
+            let next = match &mut frozen.rest {
+                Rest::Changed(keys) => keys.pop_first().map(|key| self.rows.get_mut(&key).and_then(|row| frozen.encode(&key, row, self.round))),
+                Rest::All(from) => match self.rows.range_mut((from.clone(), Bound::Unbounded)).next() {
+                    Some((key, row)) => {
+                        *from = Bound::Excluded(key.clone());
+                        Some(frozen.encode(key, row, self.round))
+                    }
+                    None => None,
+                },
+            };
+            let Some(change) = next else { break };
+            if change.is_some_and(|change| !take(change)) {
+                return None;
+            }
+        }
+        self.frozen.take().map(|frozen| frozen.sum)
     }
 
     /// Loads a stored row without marking it as changed; returns its part of the hash.
     pub(crate) fn load(&mut self, key: &str, value: &[u8]) -> Result<u64, prost::DecodeError> {
         let record = R::decode(value)?;
         let hash = row_hash(R::TABLE, key, value);
-        self.rows.insert(key.to_owned(), Row { record, hash, dirty: false });
+        self.rows.insert(key.to_owned(), Row { record, hash, changed: 0, written: 0 });
         Ok(hash)
     }
 }
+
+/// What a row costs besides its key and its value, about.
+const ROW_OVERHEAD: usize = 12;
 
 /// The part of one row in the state hash.
 fn row_hash(table: u32, key: &str, value: &[u8]) -> u64 {

@@ -272,7 +272,9 @@ fn history(steps: &[Step]) -> (World, Witness) {
     (world, witness)
 }
 
-fn rows_of(state: &State) -> Vec<(u32, String, Vec<u8>)> {
+type Rows = Vec<(u32, String, Vec<u8>)>;
+
+fn rows_of(state: &State) -> Rows {
     state.rows().collect()
 }
 
@@ -321,6 +323,50 @@ proptest! {
         let stored = load(store.into_iter().map(|((table, key), value)| (table, key, value)));
         prop_assert_eq!(stored.hash(), eager.hash());
         prop_assert_eq!(rows_of(&stored), rows_of(&eager));
+    }
+
+    /// Pieces of a round that are written while the state goes on are the rows as of its beginning, and so is the hash.
+    #[test]
+    fn a_round_of_writing_is_of_one_index(steps in prop::collection::vec(step(), 1..90), bytes in 1..4_000usize, whole in 1..5usize) {
+        let (world, _) = history(&steps);
+        let mut state = State::new();
+        let mut store = BTreeMap::new();
+        let mut log = (1..).zip(&world.log);
+        let mut ended = false;
+        for round in 0.. {
+            let (rows, hash) = (rows_of(&state), load(rows_of(&state)).hash());
+            let all = round % whole == 0;
+            if all {
+                store.clear();
+            }
+            state.freeze(all);
+            let mut written = BTreeSet::new();
+            loop {
+                let (changes, done) = state.drain(bytes);
+                for change in changes {
+                    let key = (change.table, change.key);
+                    prop_assert!(written.insert(key.clone()), "each row once: {:?}", key);
+                    match change.value {
+                        Some(value) => drop(store.insert(key, value)),
+                        None => drop(store.remove(&key)),
+                    }
+                }
+                if done {
+                    break;
+                }
+                log.next().into_iter().for_each(|(index, command)| drop(apply(&mut state, index, command)));
+            }
+            prop_assert_eq!(state.hash(), hash);
+            let stored: Rows = store.iter().map(|((table, key), value)| (*table, key.clone(), value.clone())).collect();
+            prop_assert_eq!(stored, rows);
+            if ended {
+                break;
+            }
+            match log.next() {
+                Some((index, command)) => drop(apply(&mut state, index, command)),
+                None => ended = true,
+            }
+        }
     }
 
     /// R1 and R2: whatever rows came, when everything has ended each planned slot is known, and no run was counted twice.

@@ -1,16 +1,18 @@
 //! Backups: every row as of one index, from an MVCC read beside which the member works on; and a new cluster made of them.
 
 use probity_core::restore::{INDEX_JUMP, into_new_cluster};
-use probity_core::{Change, State};
+use std::ops::Range;
+
 use probity_proto::v1::backup_part::Part;
 use probity_proto::v1::*;
+use prost::Message;
 use redb::ReadTransaction;
 
 use crate::Fatal;
 use crate::disk::is_full;
 use crate::interface::Outputs;
 use crate::node::Replica;
-use crate::snapshot::rows_from;
+use crate::pieces::{self, Loader, PieceError};
 use crate::store::{Identity, OpenError, Store};
 
 /// A backup that is being read.
@@ -18,7 +20,8 @@ use crate::store::{Identity, OpenError, Store};
 pub struct Backup {
     read: ReadTransaction,
     header: Option<BackupHeader>,
-    next: Option<(u32, String)>,
+    /// The pieces that are still to come, newest first.
+    pieces: Range<u64>,
     rows: u64,
     done: bool,
 }
@@ -47,7 +50,7 @@ impl Replica {
             version: meta.version,
             time_us: meta.time_us,
         };
-        Ok(Backup { read: store.read()?, header: Some(header), next: Some((0, String::new())), rows: 0, done: false })
+        Ok(Backup { read: store.read()?, header: Some(header), pieces: store.pieces.live.clone(), rows: 0, done: false })
     }
 }
 
@@ -57,10 +60,10 @@ impl Backup {
         if let Some(header) = self.header.take() {
             return Ok(Some(BackupPart { part: Some(Part::Header(header)) }));
         }
-        if let Some(from) = self.next.take() {
-            let (rows, next) = rows_from(&self.read, &from)?;
+        if let Some(number) = self.pieces.next_back() {
+            let piece = Store::piece(&self.read, number)?;
+            let rows = StateRows::decode(&piece[..]).map_err(|_| Fatal::Damaged(format!("piece {number} of the state cannot be decoded")))?;
             self.rows += rows.rows.len() as u64;
-            self.next = next;
             return Ok(Some(BackupPart { part: Some(Part::Rows(rows)) }));
         }
         if std::mem::replace(&mut self.done, true) {
@@ -102,7 +105,7 @@ pub enum BackupError {
 #[derive(Debug, Default)]
 pub struct Checked {
     header: Option<BackupHeader>,
-    state: State,
+    loader: Loader,
     rows: u64,
     ended: bool,
 }
@@ -114,18 +117,20 @@ impl Checked {
             _ if self.ended => return Err(BackupError::Parts("something follows its end")),
             (Some(Part::Header(header)), None) => self.header = Some(header),
             (Some(Part::Rows(rows)), Some(_)) => {
+                self.rows += rows.rows.len() as u64;
                 for row in rows.rows {
-                    let key = String::from_utf8(row.key).map_err(|_| BackupError::Parts("a key is no text"))?;
-                    self.state.load(row.table, &key, &row.value)?;
-                    self.rows += 1;
+                    self.loader.row(row).map_err(|e| match e {
+                        PieceError::Load(e) => BackupError::Row(e),
+                        PieceError::Key(_) | PieceError::Decode(_) => BackupError::Parts("a key is no text"),
+                    })?;
                 }
             }
             (Some(Part::End(end)), Some(header)) => {
                 if end.rows != self.rows {
                     return Err(BackupError::Parts("rows are missing"));
                 }
-                if self.state.hash() != header.state_hash {
-                    return Err(BackupError::Hash { found: self.state.hash(), expected: header.state_hash });
+                if self.loader.hash() != header.state_hash {
+                    return Err(BackupError::Hash { found: self.loader.hash(), expected: header.state_hash });
                 }
                 self.ended = true;
             }
@@ -137,22 +142,22 @@ impl Checked {
     /// Header and number of rows, once it is whole and its hash is right.
     pub fn whole(&self) -> Result<(&BackupHeader, u64), BackupError> {
         let header = self.header.as_ref().filter(|_| self.ended).ok_or(BackupError::Parts("its end is missing"))?;
-        Ok((header, self.rows))
+        Ok((header, self.loader.rows()))
     }
 
     /// Writes it to a new store as a cluster of one, whose member is `member`.
-    pub fn restore(mut self, db: redb::Database, cluster_id: &str, member: MemberRecord) -> Result<BackupHeader, BackupError> {
+    pub fn restore(self, db: redb::Database, cluster_id: &str, member: MemberRecord) -> Result<BackupHeader, BackupError> {
         let header = self.whole()?.0.clone();
         let id = member.id;
-        into_new_cluster(&mut self.state, header.index, cluster_id, member).map_err(|refused| BackupError::Refused(refused.message))?;
-        self.state.take_changes();
-        let rows: Vec<Change> = self.state.rows().map(|(table, key, value)| Change { table, key, value: Some(value) }).collect();
+        let mut state = self.loader.state();
+        into_new_cluster(&mut state, header.index, cluster_id, member).map_err(|refused| BackupError::Refused(refused.message))?;
+        let pieces = pieces::of_whole(&mut state);
         let position = (header.index + INDEX_JUMP, header.term + 1);
         let (mut store, _) = Store::open(db, id)?;
         if store.identity != (Identity { id, cluster_id: String::new() }) {
             return Err(BackupError::Refused("the store is not empty".to_owned()));
         }
-        store.restore(cluster_id, position, self.state.hash(), &rows)?;
+        store.restore(cluster_id, position, state.hash(), pieces)?;
         Ok(header)
     }
 }

@@ -93,6 +93,7 @@ impl Replica {
         self.unformed = None;
         self.staging = None;
         self.staged = None;
+        self.stop_writing();
         self.reads.clear();
     }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use probity_core::COMMAND_VERSION;
 use probity_proto::v1::*;
 
+use crate::pieces::PIECE_BYTES;
 use crate::store::Identity;
 
 /// Sizes and times of a member. A tick is 50 ms in production.
@@ -16,10 +17,14 @@ pub struct Config {
     pub election_ticks: usize,
     /// Heartbeats of the leader.
     pub heartbeat_ticks: usize,
-    /// State rows are written after this many applied entries...
+    /// The state is written after this many applied entries...
     pub flush_entries: u64,
     /// ...or this many ticks.
     pub flush_ticks: u64,
+    /// About how much of the state is written in one step: what others wait for.
+    pub piece_bytes: usize,
+    /// With less than this in changes the state is not written anew as a whole.
+    pub changes_bytes_min: u64,
     /// The log is cut when it is longer than this; a quarter of it is kept for followers that lag a little.
     pub log_entries_max: u64,
     /// The same in bytes: reports of large fleets make large entries, and the log is in memory too.
@@ -42,6 +47,8 @@ impl Default for Config {
             heartbeat_ticks: 2,
             flush_entries: 4_096,
             flush_ticks: 100,
+            piece_bytes: PIECE_BYTES,
+            changes_bytes_min: 8 << 20,
             log_entries_max: 20_000,
             log_bytes_max: 128 << 20,
             compact_bytes_min: 32 << 20,

@@ -19,6 +19,7 @@ mod interface;
 mod members;
 mod node;
 mod peers;
+mod pieces;
 mod sense;
 mod slow;
 mod snapshot;

@@ -252,10 +252,10 @@ impl Replica {
             let conf_state = raft.apply_conf_change(&change)?;
             let store = raft.mut_store();
             store.conf_state = convert::from_conf_state(&conf_state);
-            store.source = None;
             self.heard.retain(|id, _| store.is_member(*id));
+            self.outdate_snapshots();
         }
-        self.flush_rows(0)?;
+        self.flush()?;
         let Some(raft) = &mut self.raft else { return Ok(()) };
         let own = raft.raft.id;
         if !raft.store().joining() && !raft.store().is_member(own) {

@@ -14,15 +14,27 @@ use crate::agree::{Council, HostTime};
 use crate::convert;
 use crate::disk::{Full, Medium, is_full};
 use crate::interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
+use crate::pieces;
 use crate::slow::Disks;
 use crate::snapshot::{Source, Staging};
-use crate::store::{FormError, Identity, OpenError, Store};
+use crate::store::{FormError, Identity, OpenError, RoundEnd, Store};
 
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
 
 /// Takes messages that need not wait for the disk.
 struct Early(Box<dyn FnMut(PeerMessage) + Send>);
+
+/// The state as of one entry on its way to the disk, a piece in each step.
+struct Round {
+    index: u64,
+    term: u64,
+    conf_state: ConfStateRecord,
+    /// Of every row.
+    whole: bool,
+    /// A follower is to start from it.
+    snapshot: bool,
+}
 
 /// One member.
 pub struct Replica {
@@ -36,10 +48,14 @@ pub struct Replica {
     /// Tells our proposals from those before a restart.
     pub(crate) incarnation: u64,
     ticks_since_flush: u64,
+    /// The state is being written.
+    round: Option<Round>,
+    /// A snapshot is asked for, of the state as it is now or later.
+    snapshot_due: bool,
     pub(crate) ticks: u64,
     pub(crate) staging: Option<Staging>,
     /// A whole snapshot that raft is about to accept.
-    pub(crate) staged: Option<(SnapshotManifest, Box<State>, Vec<probity_core::Change>)>,
+    pub(crate) staged: Option<(SnapshotManifest, Box<State>, Vec<Vec<u8>>)>,
     pub(crate) reads: Vec<(u64, u64)>,
     snapshots_made: u64,
     /// Opens the file again; without it a full disk ends the member like any other error.
@@ -86,6 +102,8 @@ impl Replica {
             applied: 0,
             incarnation,
             ticks_since_flush: 0,
+            round: None,
+            snapshot_due: false,
             ticks: 0,
             staging: None,
             staged: None,
@@ -342,7 +360,6 @@ impl Replica {
 
     /// Handles every Ready.
     fn drain(&mut self, out: &mut Outputs) -> Result<(), Fatal> {
-        self.make_snapshot()?;
         loop {
             let Some(raft) = &mut self.raft else { return Ok(()) };
             if !raft.has_ready() {
@@ -359,15 +376,16 @@ impl Replica {
             if !ready.snapshot().is_empty() {
                 // The hard state is written with the snapshot: neither without the other.
                 let hs = ready.hs().cloned().unwrap_or_else(|| raft.store().hard_state().clone());
-                let Some((manifest, state, rows)) = self.staged.take_if(|(m, ..)| m.index == ready.snapshot().get_metadata().index) else {
+                let Some((manifest, state, pieces)) = self.staged.take_if(|(m, ..)| m.index == ready.snapshot().get_metadata().index) else {
                     return Err(Fatal::Raft(raft::Error::Store(raft::StorageError::SnapshotOutOfDate)));
                 };
                 let (cluster, build) = (state.meta().version, self.config.command_version);
                 if cluster > build {
                     return Err(Fatal::Version { cluster, build });
                 }
-                raft.mut_store().install(&manifest, &rows, &hs)?;
+                raft.mut_store().install(&manifest, pieces, &hs)?;
                 self.state = *state;
+                self.round = None;
                 self.applied = manifest.index;
                 out.applied = true;
             }
@@ -442,60 +460,101 @@ impl Replica {
         });
     }
 
+    /// Begins to write the state when it is time, and writes a piece of it.
     fn maybe_flush(&mut self) -> Result<(), Fatal> {
         let Some(raft) = &self.raft else { return Ok(()) };
-        let behind = self.applied - raft.store().flushed;
+        let store = raft.store();
+        // Whoever takes part in a round that ends before its own change of members would not find itself in the snapshot.
+        self.snapshot_due |= store.snapshot_wanted.replace(false) && !self.round.as_ref().is_some_and(|r| r.snapshot);
+        let behind = self.applied - store.flushed;
         let due = behind >= self.config.flush_entries || behind > 0 && self.ticks_since_flush >= self.config.flush_ticks;
-        if due { self.flush() } else { Ok(()) }
+        if self.round.is_none() && (due || self.snapshot_due) {
+            self.begin_round();
+        }
+        if self.round.is_some() {
+            return self.write_piece();
+        }
+        match raft_store(&mut self.raft) {
+            Some(store) if store.has_useless_pieces() => Ok(store.write_piece(Vec::new(), None)?),
+            _ => Ok(()),
+        }
     }
 
-    /// Writes the state to the disk now, and cuts the log when it is long.
-    pub fn flush(&mut self) -> Result<(), Fatal> {
-        let Config { log_entries_max, log_bytes_max, .. } = self.config;
-        let keep_from = self.raft.as_ref().and_then(|r| r.store().keep_from(self.applied, log_entries_max, log_bytes_max));
-        self.flush_rows(keep_from.unwrap_or(0))
-    }
-
-    /// The state to the disk; entries before `keep_from` go.
-    pub(crate) fn flush_rows(&mut self, keep_from: u64) -> Result<(), Fatal> {
-        let Some(raft) = &mut self.raft else { return Ok(()) };
-        self.ticks_since_flush = 0;
-        let changes = self.state.take_changes();
-        let store = raft.mut_store();
-        store.flush(&changes, self.state.hash(), self.applied, keep_from)?;
-        let truncated_to = keep_from.saturating_sub(1);
-        if store.source.as_ref().is_some_and(|s| s.manifest.index < truncated_to) {
-            store.source = None;
-        }
-        Ok(())
-    }
-
-    /// raft wants a snapshot for a follower: the state as it is now, on the disk too. It is offered when its checksums are made.
-    fn make_snapshot(&mut self) -> Result<(), Fatal> {
-        let Some(raft) = &mut self.raft else { return Ok(()) };
-        let wanted = raft.store().snapshot_wanted.replace(false);
-        if let Some(source) = raft.mut_store().source.as_mut().filter(|s| !s.built()) {
-            return source.build();
-        }
-        if !wanted {
-            return Ok(());
-        }
-        self.flush()?;
-        let Some(raft) = &mut self.raft else { return Ok(()) };
-        self.snapshots_made += 1;
-        let store = raft.mut_store();
-        let manifest = SnapshotManifest {
+    fn begin_round(&mut self) {
+        let Some(store) = raft_store(&mut self.raft) else { return };
+        let round = Round {
             index: self.applied,
             term: store.term_of(self.applied).unwrap_or(0),
-            conf_state: Some(store.conf_state.clone()),
-            state_hash: self.state.hash(),
-            chunk_crc32c: Vec::new(),
-            id: self.incarnation.wrapping_mul(1_000_003).wrapping_add(self.snapshots_made),
+            conf_state: store.conf_state.clone(),
+            whole: store.pieces.outgrown(self.config.changes_bytes_min),
+            snapshot: std::mem::take(&mut self.snapshot_due),
         };
-        let mut source = Source::new(store.read()?, manifest);
-        source.build()?;
-        store.source = Some(source);
+        self.state.freeze(round.whole);
+        self.ticks_since_flush = 0;
+        self.round = Some(round);
+    }
+
+    /// The next piece of the state; the last one cuts the log, when it is long.
+    fn write_piece(&mut self) -> Result<(), Fatal> {
+        let Some(store) = raft_store(&mut self.raft) else { return Ok(()) };
+        let Config { log_entries_max, log_bytes_max, piece_bytes, .. } = self.config;
+        let (changes, last) = self.state.drain(piece_bytes);
+        let piece = pieces::encode(changes);
+        let Some(round) = self.round.take_if(|_| last) else { return Ok(store.write_piece(piece, None)?) };
+        let end = RoundEnd {
+            index: round.index,
+            term: round.term,
+            conf_state: round.conf_state,
+            state_hash: self.state.hash(),
+            whole: round.whole,
+            keep_from: store.keep_from(self.applied, log_entries_max, log_bytes_max).unwrap_or(0),
+        };
+        store.write_piece(piece, Some(&end))?;
+        if store.source.as_ref().is_some_and(|s| s.manifest.index < end.keep_from.saturating_sub(1)) {
+            store.source = None;
+        }
+        if round.snapshot {
+            self.snapshots_made += 1;
+            let manifest = SnapshotManifest {
+                index: end.index,
+                term: end.term,
+                conf_state: Some(end.conf_state),
+                state_hash: end.state_hash,
+                chunk_crc32c: store.crcs(),
+                id: self.incarnation.wrapping_mul(1_000_003).wrapping_add(self.snapshots_made),
+            };
+            store.source = Some(Source::new(store.read()?, store.pieces.live.start, manifest));
+        }
         Ok(())
+    }
+
+    /// Writes the state as it is to the disk now, all of it.
+    pub fn flush(&mut self) -> Result<(), Fatal> {
+        self.finish_round()?;
+        self.begin_round();
+        self.finish_round()
+    }
+
+    /// The disk is full: what was under way is forgotten.
+    pub(crate) fn stop_writing(&mut self) {
+        self.round = None;
+    }
+
+    fn finish_round(&mut self) -> Result<(), Fatal> {
+        while self.round.is_some() {
+            self.write_piece()?;
+        }
+        Ok(())
+    }
+
+    /// Who belongs to the group has changed: a snapshot from before it is of no use to whoever came.
+    pub(crate) fn outdate_snapshots(&mut self) {
+        if let Some(round) = &mut self.round {
+            round.snapshot = false;
+        }
+        if let Some(store) = raft_store(&mut self.raft) {
+            store.source = None;
+        }
     }
 
     fn pull(&mut self, out: &mut Outputs) {
@@ -524,6 +583,10 @@ impl Replica {
     pub fn command_version(&self) -> u32 {
         self.config.command_version
     }
+}
+
+fn raft_store(raft: &mut Option<RawNode<Store>>) -> Option<&mut Store> {
+    raft.as_mut().map(|raft| raft.mut_store())
 }
 
 fn send(cluster_id: &str, messages: Vec<eraftpb::Message>, out: &mut Outputs) {

@@ -52,10 +52,10 @@ impl Replica {
                 match staging.take(chunk) {
                     Staged::Waiting => {}
                     Staged::Broken => self.staging = None,
-                    Staged::Whole(state, rows) => {
+                    Staged::Whole(state, pieces) => {
                         let manifest = staging.manifest.clone();
                         let message = staging.message.clone();
-                        self.staged = Some((manifest, state, rows));
+                        self.staged = Some((manifest, state, pieces));
                         self.staging = None;
                         self.on_raft_message(message, out);
                     }

@@ -1,84 +1,42 @@
 //! Snapshots: the raft message holds a manifest, the follower pulls chunks. Each chunk is checked, the whole by its state hash.
 //!
-//! The leader reads them from the disk, from an MVCC view of one index: a follower that pulls slowly costs it no memory, and the
-//! checksums of the manifest are made a few chunks at a time, so that nobody else waits.
+//! The chunks are the pieces of the state on the leader's disk, read from an MVCC view of one index: a follower that pulls slowly costs it no
+//! memory, and making a snapshot costs what one more write of the state costs.
 
-use probity_core::{Change, State};
+use probity_core::State;
 use probity_proto::v1::*;
-use prost::Message;
 use redb::ReadTransaction;
 
 use crate::Fatal;
-use crate::store::{STATE, unseal};
+use crate::pieces::Loader;
+use crate::store::Store;
 
-/// A chunk closes when it has this many bytes.
-const CHUNK_BYTES: usize = 512 * 1024;
 /// Chunks that are asked for at once.
 const PULLS: usize = 4;
 /// Ticks after which a chunk that did not come is asked for again.
 const PULL_TICKS: u32 = 20;
-/// Chunks whose checksum is made in one step of the member.
-const BUILD_CHUNKS: usize = 8;
 /// A source that nobody pulled from for so many ticks is given up: while it lasts, the file keeps the pages of its index.
 const IDLE_TICKS: u32 = 1_200;
-
-/// One chunk of rows from `from` on, and where the next one begins.
-pub(crate) fn rows_from(read: &ReadTransaction, from: &(u32, String)) -> Result<(StateRows, Option<(u32, String)>), Fatal> {
-    let table = read.open_table(STATE).map_err(redb::Error::from)?;
-    let mut out = StateRows::default();
-    let mut bytes = 0;
-    for row in table.range((from.0, from.1.as_str())..).map_err(redb::Error::from)? {
-        let (key, value) = row.map_err(redb::Error::from)?;
-        let (table, key) = key.value();
-        if bytes >= CHUNK_BYTES {
-            return Ok((out, Some((table, key.to_owned()))));
-        }
-        let value = unseal(&|| format!("row {key:?} of table {table}"), value.value()).map_err(|e| Fatal::Damaged(e.to_string()))?;
-        bytes += key.len() + value.len() + 16;
-        out.rows.push(StateRow { table, key: key.as_bytes().to_vec(), value: value.to_vec() });
-    }
-    Ok((out, None))
-}
 
 /// What followers pull from.
 pub(crate) struct Source {
     pub(crate) manifest: SnapshotManifest,
     read: ReadTransaction,
-    /// Where each chunk begins; while it is built, also the one after the last.
-    starts: Vec<(u32, String)>,
-    built: bool,
+    /// The first chunk's number on the disk.
+    first: u64,
     idle: u32,
 }
 
 impl std::fmt::Debug for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Source").field("manifest", &self.manifest).field("built", &self.built).finish_non_exhaustive()
+        f.debug_struct("Source").field("manifest", &self.manifest).finish_non_exhaustive()
     }
 }
 
 impl Source {
-    /// Of a view that was taken when the rows on the disk were those of the manifest; it has no checksums yet.
-    pub(crate) fn new(read: ReadTransaction, manifest: SnapshotManifest) -> Source {
-        Source { manifest, read, starts: vec![(0, String::new())], built: false, idle: 0 }
-    }
-
-    /// Whether it can be offered.
-    pub(crate) fn built(&self) -> bool {
-        self.built
-    }
-
-    /// Makes the next few checksums.
-    pub(crate) fn build(&mut self) -> Result<(), Fatal> {
-        for _ in 0..BUILD_CHUNKS {
-            let Some(from) = self.starts.last().filter(|_| !self.built) else { return Ok(()) };
-            let (rows, next) = rows_from(&self.read, from)?;
-            self.manifest.chunk_crc32c.push(crc32c::crc32c(&rows.encode_to_vec()));
-            match next {
-                Some(next) => self.starts.push(next),
-                None => self.built = true,
-            }
-        }
-        Ok(())
+    /// Of a view of when the pieces of the manifest's state were those from `first` on.
+    pub(crate) fn new(read: ReadTransaction, first: u64, manifest: SnapshotManifest) -> Source {
+        Source { manifest, read, first, idle: 0 }
     }
 
     /// Time passes; false when nobody wants it any more.
@@ -90,11 +48,13 @@ impl Source {
     /// The answer to a pull.
     pub(crate) fn answer(source: Option<&mut Source>, pull: &SnapshotPull) -> Result<SnapshotChunk, Fatal> {
         let gone = SnapshotChunk { snapshot: pull.snapshot, chunk: pull.chunk, gone: true, ..SnapshotChunk::default() };
-        let Some(source) = source.filter(|s| s.built && s.manifest.id == pull.snapshot) else { return Ok(gone) };
+        let Some(source) = source.filter(|s| s.manifest.id == pull.snapshot) else { return Ok(gone) };
         source.idle = 0;
-        let Some(from) = source.starts.get(pull.chunk as usize) else { return Ok(gone) };
-        let (rows, _) = rows_from(&source.read, from)?;
-        Ok(SnapshotChunk { data: rows.encode_to_vec(), gone: false, ..gone })
+        if pull.chunk as usize >= source.manifest.chunk_crc32c.len() {
+            return Ok(gone);
+        }
+        let data = Store::piece(&source.read, source.first + u64::from(pull.chunk))?;
+        Ok(SnapshotChunk { data, gone: false, ..gone })
     }
 }
 
@@ -113,7 +73,7 @@ pub(crate) enum Staged {
     /// More is to come.
     Waiting,
     /// It is whole.
-    Whole(Box<State>, Vec<Change>),
+    Whole(Box<State>, Vec<Vec<u8>>),
     /// It cannot be used; the leader will offer another.
     Broken,
 }
@@ -159,22 +119,12 @@ impl Staging {
         if self.chunks.iter().any(Option::is_none) {
             return Staged::Waiting;
         }
-        match self.assemble() {
-            Some((state, rows)) => Staged::Whole(Box::new(state), rows),
-            None => Staged::Broken,
+        let chunks: Vec<Vec<u8>> = std::mem::take(&mut self.chunks).into_iter().flatten().collect();
+        let mut loader = Loader::default();
+        let loaded = chunks.iter().rev().try_for_each(|chunk| loader.piece(chunk));
+        match loaded.is_ok() && loader.hash() == self.manifest.state_hash {
+            true => Staged::Whole(Box::new(loader.state()), chunks),
+            false => Staged::Broken,
         }
-    }
-
-    fn assemble(&self) -> Option<(State, Vec<Change>)> {
-        let mut state = State::default();
-        let mut rows = Vec::new();
-        for chunk in self.chunks.iter().flatten() {
-            for row in StateRows::decode(chunk.as_slice()).ok()?.rows {
-                let key = String::from_utf8(row.key).ok()?;
-                state.load(row.table, &key, &row.value).ok()?;
-                rows.push(Change { table: row.table, key, value: Some(row.value) });
-            }
-        }
-        (state.hash() == self.manifest.state_hash).then_some((state, rows))
     }
 }

@@ -1,11 +1,11 @@
 //! Log, votes and state in one redb file; the newest part of the log also in memory.
 //!
 //! Every value carries a crc32c: redb checks its pages on repair, not on reads. So that nothing vanishes either, with a page of a tree, the
-//! state hash stands beside the index that the rows are of, and each table must hold as many rows as its tree says.
+//! state hash stands beside the index that the rows are of, each table must hold as many rows as its tree says, and each piece be there.
 
 use std::collections::VecDeque;
 
-use probity_core::{Change, State};
+use probity_core::State;
 use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::*;
 use prost::Message;
@@ -14,11 +14,17 @@ use raft::{GetEntriesContext, RaftState, StorageError};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::convert;
+use crate::pieces::{Loader, PieceError, Pieces};
 use crate::snapshot::Source;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
-pub(crate) const STATE: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("state");
+const PIECES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("pieces");
+/// How builds before the first release kept the state.
+const STATE: TableDefinition<'_, (u32, &str), &[u8]> = TableDefinition::new("state");
+
+/// Pieces of no use that are dropped in one step.
+const DROPPED_AT_ONCE: u64 = 16;
 
 /// Who a member is: made with its data directory, for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +110,21 @@ pub enum FormError {
     Open(#[from] OpenError),
 }
 
+/// What makes a round of pieces count.
+#[derive(Debug)]
+pub(crate) struct RoundEnd {
+    /// It began with the state as of this entry.
+    pub(crate) index: u64,
+    pub(crate) term: u64,
+    /// Who belonged to the group then.
+    pub(crate) conf_state: ConfStateRecord,
+    pub(crate) state_hash: u64,
+    /// Of every row, not only of those that had changed.
+    pub(crate) whole: bool,
+    /// The log before this is dropped.
+    pub(crate) keep_from: u64,
+}
+
 /// What is on the disk, and the log in memory.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -118,8 +139,17 @@ pub(crate) struct Store {
     entries_bytes: u64,
     /// State rows are on the disk as of this index.
     pub(crate) flushed: u64,
-    /// The hash of those rows; a store that was formed and has none of its own yet, or that an older build wrote, says nothing.
+    /// The hash of those rows; a store that was formed and has none of its own yet says nothing.
     state_hash: Option<u64>,
+    pub(crate) pieces: Pieces,
+    /// Where the next piece goes: after those of a round that is not over, too.
+    next_piece: u64,
+    /// Bytes of that round.
+    round_bytes: u64,
+    /// There is no piece before this one any more.
+    first_piece: u64,
+    /// Checksums of the pieces from the first that counts to the last there is.
+    crcs: VecDeque<u32>,
     /// What followers pull a snapshot from, while one needs it.
     pub(crate) source: Option<Source>,
     /// raft asked for a snapshot that is not there yet.
@@ -158,13 +188,18 @@ impl Store {
             entries_bytes: 0,
             flushed: 0,
             state_hash: None,
+            pieces: Pieces::default(),
+            next_piece: 0,
+            round_bytes: 0,
+            first_piece: 0,
+            crcs: VecDeque::new(),
             source: None,
             snapshot_wanted: std::cell::Cell::new(false),
         };
         let mut state = State::new();
         if store.load_meta()? {
             store.load_log()?;
-            store.load_state(&mut state)?;
+            state = store.load_state()?;
         } else {
             store.write_identity().map_err(OpenError::Store)?;
         }
@@ -199,6 +234,7 @@ impl Store {
         };
         self.truncated = pair("truncated")?;
         self.flushed = pair("flushed")?.0;
+        self.pieces = Pieces::of_record(&decode("pieces", &must("pieces")?)?);
         if let Some(bytes) = get("state_hash")? {
             let bytes = bytes.try_into().map_err(|_| OpenError::Decode("state_hash".to_owned()))?;
             self.state_hash = Some(u64::from_le_bytes(bytes));
@@ -234,19 +270,35 @@ impl Store {
         Ok(())
     }
 
-    fn load_state(&self, state: &mut State) -> Result<(), OpenError> {
+    fn load_state(&mut self) -> Result<State, OpenError> {
         let read = self.db.begin_read().map_err(error)?;
-        if let Some(rows) = existing(read.open_table(STATE))? {
-            for row in rows.iter().map_err(error)? {
-                let (key, value) = row.map_err(error)?;
-                let (table, key) = key.value();
-                let value = unseal(&|| format!("row {key:?} of table {table}"), value.value())?;
-                state.load(table, key, value)?;
-            }
+        if existing(read.open_table(STATE))?.is_some() {
+            return Err(OpenError::Inconsistent("it is in a form that only builds before the first release wrote".to_owned()));
+        }
+        let live = self.pieces.live.clone();
+        (self.first_piece, self.next_piece) = (live.start, live.end);
+        let Some(table) = existing(read.open_table(PIECES))? else {
+            return if live.is_empty() { Ok(State::new()) } else { Err(OpenError::Inconsistent("the state has vanished".to_owned())) };
+        };
+        if let Some((first, _)) = table.first().map_err(error)? {
+            self.first_piece = first.value().min(live.start);
+        }
+        if live.is_empty() {
+            return Ok(State::new());
+        }
+        let mut loader = Loader::default();
+        for number in live.rev() {
+            let piece = table.get(number).map_err(error)?.ok_or_else(|| OpenError::Inconsistent(format!("piece {number} of the state is missing")))?;
+            let piece = unseal(&|| format!("piece {number} of the state"), piece.value())?;
+            self.crcs.push_front(crc32c::crc32c(piece));
+            loader.piece(piece).map_err(|e| match e {
+                PieceError::Load(e) => OpenError::State(e),
+                PieceError::Decode(_) | PieceError::Key(_) => OpenError::Decode(format!("piece {number} of the state")),
+            })?;
         }
         match self.state_hash {
-            Some(written) if written != state.hash() => Err(OpenError::StateHash { index: self.flushed, found: state.hash(), written }),
-            _ => Ok(()),
+            Some(written) if written != loader.hash() => Err(OpenError::StateHash { index: self.flushed, found: loader.hash(), written }),
+            _ => Ok(loader.state()),
         }
     }
 
@@ -284,6 +336,7 @@ impl Store {
             Self::put_meta(txn, "hard_state", hard_state_record(&self.hard_state).encode_to_vec())?;
             Self::put_meta(txn, "truncated", position(index, term))?;
             Self::put_meta(txn, "flushed", position(index, term))?;
+            Self::put_meta(txn, "pieces", self.pieces.to_record().encode_to_vec())?;
             Self::put_meta(txn, "conf_state", self.conf_state.encode_to_vec())
         })
     }
@@ -341,8 +394,8 @@ impl Store {
         self.db.begin_read().map_err(error)
     }
 
-    /// Becomes the only member of a new group, whose state is `rows` and whose log begins after `position`.
-    pub(crate) fn restore(&mut self, cluster_id: &str, position: (u64, u64), state_hash: u64, rows: &[Change]) -> Result<(), redb::Error> {
+    /// Becomes the only member of a new group, whose state is `pieces` and whose log begins after `position`.
+    pub(crate) fn restore(&mut self, cluster_id: &str, position: (u64, u64), state_hash: u64, pieces: Vec<Vec<u8>>) -> Result<(), redb::Error> {
         let manifest = SnapshotManifest {
             index: position.0,
             term: position.1,
@@ -351,7 +404,7 @@ impl Store {
             ..SnapshotManifest::default()
         };
         let hard_state = eraftpb::HardState { term: position.1, commit: position.0, ..Default::default() };
-        self.install(&manifest, rows, &hard_state)?;
+        self.install(&manifest, pieces, &hard_state)?;
         self.belong(cluster_id)
     }
 
@@ -410,52 +463,101 @@ impl Store {
         self.hard_state.commit = commit;
     }
 
-    /// Writes the changed rows with the index they are of, and who belongs to the group as of it; drops the log before `keep_from`.
-    pub(crate) fn flush(&mut self, changes: &[Change], state_hash: u64, applied: u64, keep_from: u64) -> Result<(), redb::Error> {
-        let term = self.term_of(applied).unwrap_or(0);
-        let cut = keep_from.saturating_sub(1).min(applied);
-        let cut_term = self.term_of(cut);
-        let hard_state = hard_state_record(&self.hard_state);
-        let conf_state = self.conf_state.encode_to_vec();
-        let (begin, truncate) = (self.truncated.0 + 1, cut > self.truncated.0);
-        self.commit(|txn| {
-            write_rows(txn, changes)?;
-            Self::put_meta(txn, "hard_state", hard_state.encode_to_vec())?;
-            Self::put_meta(txn, "conf_state", conf_state)?;
-            Self::put_meta(txn, "flushed", position(applied, term))?;
-            Self::put_meta(txn, "state_hash", state_hash.to_le_bytes().to_vec())?;
-            if let (true, Some(cut_term)) = (truncate, cut_term) {
+    /// Writes a piece of a round, if it has any rows; and when it is the last, all that makes the round count. Drops some of what counts no more.
+    pub(crate) fn write_piece(&mut self, piece: Vec<u8>, end: Option<&RoundEnd>) -> Result<(), redb::Error> {
+        let (number, length, crc) = (self.next_piece, piece.len() as u64, crc32c::crc32c(&piece));
+        let mut pieces = self.pieces.clone();
+        let to = number + u64::from(length > 0);
+        if let Some(end) = end {
+            pieces.add_round(to, self.round_bytes + length, end.whole);
+        }
+        let useless = self.first_piece..pieces.live.start.min(self.first_piece + DROPPED_AT_ONCE);
+        let cut = end.map_or(0, |end| end.keep_from.saturating_sub(1).min(end.index));
+        let begin = self.truncated.0 + 1;
+        let cut = self.term_of(cut).filter(|_| cut >= begin).map(|term| (cut, term));
+        self.transaction(end.is_some(), |txn| {
+            let mut table = txn.open_table(PIECES).map_err(error)?;
+            if length > 0 {
+                let mut sealed = piece;
+                seal(&mut sealed);
+                table.insert(number, sealed.as_slice()).map_err(error)?;
+            }
+            for number in useless.clone() {
+                table.remove(number).map_err(error)?;
+            }
+            let Some(end) = end else { return Ok(()) };
+            Self::put_meta(txn, "hard_state", hard_state_record(&self.hard_state).encode_to_vec())?;
+            Self::put_meta(txn, "conf_state", end.conf_state.encode_to_vec())?;
+            Self::put_meta(txn, "flushed", position(end.index, end.term))?;
+            Self::put_meta(txn, "state_hash", end.state_hash.to_le_bytes().to_vec())?;
+            Self::put_meta(txn, "pieces", pieces.to_record().encode_to_vec())?;
+            if let Some((cut, term)) = cut {
                 let mut log = txn.open_table(LOG).map_err(error)?;
                 for index in begin..=cut {
                     log.remove(index).map_err(error)?;
                 }
-                Self::put_meta(txn, "truncated", position(cut, cut_term))?;
+                Self::put_meta(txn, "truncated", position(cut, term))?;
             }
             Ok(())
         })?;
-        self.flushed = applied;
-        self.state_hash = Some(state_hash);
-        if let (true, Some(cut_term)) = (truncate, cut_term) {
+        self.next_piece = to;
+        self.crcs.extend((length > 0).then_some(crc));
+        self.first_piece = useless.end.max(self.first_piece);
+        self.round_bytes += length;
+        let Some(end) = end else { return Ok(()) };
+        self.round_bytes = 0;
+        self.crcs.drain(..(pieces.live.start - self.pieces.live.start) as usize);
+        self.pieces = pieces;
+        self.flushed = end.index;
+        self.state_hash = Some(end.state_hash);
+        if let Some((cut, term)) = cut {
             let dropped = (cut - self.truncated.0) as usize;
             self.entries_bytes -= bytes(self.entries.range(..dropped));
             self.entries.drain(..dropped);
-            self.truncated = (cut, cut_term);
+            self.truncated = (cut, term);
         }
         Ok(())
     }
 
-    /// Replaces everything by a snapshot.
-    pub(crate) fn install(&mut self, manifest: &SnapshotManifest, rows: &[Change], hard_state: &eraftpb::HardState) -> Result<(), redb::Error> {
+    /// Whether pieces are on the disk that count no more.
+    pub(crate) fn has_useless_pieces(&self) -> bool {
+        self.first_piece < self.pieces.live.start
+    }
+
+    /// The checksums of the pieces that count, oldest first.
+    pub(crate) fn crcs(&self) -> Vec<u32> {
+        let live = (self.pieces.live.end - self.pieces.live.start) as usize;
+        self.crcs.iter().take(live).copied().collect()
+    }
+
+    /// A piece as it was when `read` began.
+    pub(crate) fn piece(read: &redb::ReadTransaction, number: u64) -> Result<Vec<u8>, crate::Fatal> {
+        let table = read.open_table(PIECES).map_err(error)?;
+        let what = || format!("piece {number} of the state");
+        let piece = table.get(number).map_err(error)?.ok_or_else(|| crate::Fatal::Damaged(format!("{} is missing", what())))?;
+        Ok(unseal(&what, piece.value()).map_err(|e| crate::Fatal::Damaged(e.to_string()))?.to_vec())
+    }
+
+    /// Replaces everything by a snapshot, of which `pieces` are the chunks.
+    pub(crate) fn install(&mut self, manifest: &SnapshotManifest, pieces: Vec<Vec<u8>>, hard_state: &eraftpb::HardState) -> Result<(), redb::Error> {
         let record = HardStateRecord { term: hard_state.term, vote: hard_state.vote, commit: hard_state.commit.max(manifest.index) };
         let conf = if bugs::on(Bug::SnapshotWithoutConfState) { self.conf_state.clone() } else { manifest.conf_state.clone().unwrap_or_default() };
+        let mut live = Pieces::default();
+        live.add_round(pieces.len() as u64, pieces.iter().map(|p| p.len() as u64).sum(), true);
+        let crcs = pieces.iter().map(|p| crc32c::crc32c(p)).collect();
         self.commit(|txn| {
-            txn.delete_table(STATE).map_err(error)?;
+            txn.delete_table(PIECES).map_err(error)?;
             txn.delete_table(LOG).map_err(error)?;
-            write_rows(txn, rows)?;
+            let mut table = txn.open_table(PIECES).map_err(error)?;
+            for (number, mut piece) in (0..).zip(pieces) {
+                seal(&mut piece);
+                table.insert(number, piece.as_slice()).map_err(error)?;
+            }
             Self::put_meta(txn, "hard_state", record.encode_to_vec())?;
             Self::put_meta(txn, "conf_state", conf.encode_to_vec())?;
             Self::put_meta(txn, "truncated", position(manifest.index, manifest.term))?;
             Self::put_meta(txn, "flushed", position(manifest.index, manifest.term))?;
+            Self::put_meta(txn, "pieces", live.to_record().encode_to_vec())?;
             Self::put_meta(txn, "state_hash", manifest.state_hash.to_le_bytes().to_vec())
         })?;
         self.hard_state.term = record.term;
@@ -465,6 +567,9 @@ impl Store {
         self.truncated = (manifest.index, manifest.term);
         self.flushed = manifest.index;
         self.state_hash = Some(manifest.state_hash);
+        (self.first_piece, self.next_piece, self.round_bytes) = (0, live.live.end, 0);
+        self.pieces = live;
+        self.crcs = crcs;
         self.entries.clear();
         self.entries_bytes = 0;
         Ok(())
@@ -525,24 +630,6 @@ fn position(index: u64, term: u64) -> Vec<u8> {
     RaftEntry { index, term, ..RaftEntry::default() }.encode_to_vec()
 }
 
-fn write_rows(txn: &redb::WriteTransaction, changes: &[Change]) -> Result<(), redb::Error> {
-    let mut table = txn.open_table(STATE).map_err(error)?;
-    let mut sealed = Vec::new();
-    for change in changes {
-        let key = (change.table, change.key.as_str());
-        match &change.value {
-            Some(value) => {
-                sealed.clear();
-                sealed.extend_from_slice(value);
-                seal(&mut sealed);
-                table.insert(key, sealed.as_slice()).map_err(error)?;
-            }
-            None => drop(table.remove(key).map_err(error)?),
-        }
-    }
-    Ok(())
-}
-
 fn decode<M: Message + Default>(what: &str, bytes: &[u8]) -> Result<M, OpenError> {
     M::decode(bytes).map_err(|_| OpenError::Decode(what.to_owned()))
 }
@@ -584,9 +671,7 @@ impl raft::Storage for Store {
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
         match &self.source {
             // After a change of members there is no source: a new one must be in the snapshot that it starts from.
-            Some(source) if source.built() && source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => {
-                Ok(convert::to_snapshot(&source.manifest))
-            }
+            Some(source) if source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => Ok(convert::to_snapshot(&source.manifest)),
             _ => {
                 self.snapshot_wanted.set(true);
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))

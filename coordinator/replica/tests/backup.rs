@@ -96,8 +96,9 @@ fn what_is_not_the_backup_that_was_made_is_refused() {
     assert!(check(whole.clone()).is_ok());
     let message = |parts: Vec<BackupPart>| check(parts).expect_err("refused").to_string();
     let mut changed = whole.clone();
-    let Some(Part::Rows(rows)) = &mut changed[1].part else { panic!("rows come second") };
-    let row = rows.rows.iter_mut().find(|r| r.table == 3).expect("a resource");
+    assert!(matches!(changed[1].part, Some(Part::Rows(_))), "rows come second");
+    let rows = changed.iter_mut().filter_map(|part| if let Some(Part::Rows(rows)) = &mut part.part { Some(rows) } else { None });
+    let row = rows.flat_map(|rows| &mut rows.rows).find(|r| r.table == 3).expect("a resource");
     let mut resource: Resource = prost::Message::decode(&row.value[..]).expect("a resource");
     resource.generation += 1;
     row.value = prost::Message::encode_to_vec(&resource);

@@ -6,6 +6,7 @@ use common::*;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{Config, Fatal, Input, Reply, Role};
+use prost::Message;
 
 fn reasons(net: &Net, id: u64) -> String {
     net.member(id).state().meta().halt.as_ref().map(|h| h.reason.clone()).unwrap_or_default()
@@ -153,12 +154,23 @@ fn tamper(net: &Net, id: u64, change: impl FnOnce(&redb::WriteTransaction)) {
 
 #[test]
 fn what_vanished_from_the_store_is_noticed_before_it_votes_again() {
-    const STATE: redb::TableDefinition<'_, (u32, &str), &[u8]> = redb::TableDefinition::new("state");
+    const PIECES: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("pieces");
     const LOG: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("log");
     const META: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
     type Change = fn(&redb::WriteTransaction);
-    let damages: [(&str, Change); 4] = [
-        ("state hash", |txn| drop(txn.open_table(STATE).expect("a table").pop_last().expect("a row"))),
+    let damages: [(&str, Change); 5] = [
+        ("of the state is missing", |txn| drop(txn.open_table(PIECES).expect("a table").pop_first().expect("a piece"))),
+        ("state hash", |txn| {
+            // The newest piece is of the last write, so none of its rows is in a newer one.
+            let mut table = txn.open_table(PIECES).expect("a table");
+            let (number, bytes) =
+                redb::ReadableTable::last(&table).expect("read").map(|(number, piece)| (number.value(), piece.value().to_vec())).expect("a piece");
+            let mut rows = StateRows::decode(&bytes[..bytes.len() - 4]).expect("rows");
+            rows.rows.pop();
+            let mut bytes = rows.encode_to_vec();
+            bytes.extend(crc32c::crc32c(&bytes).to_le_bytes());
+            table.insert(number, &bytes[..]).expect("written");
+        }),
         ("the log ends", |txn| drop(txn.open_table(LOG).expect("a table").pop_last().expect("an entry"))),
         ("hard_state has vanished", |txn| drop(txn.open_table(META).expect("a table").remove("hard_state").expect("a row"))),
         ("has vanished", |txn| assert!(txn.delete_table(META).expect("a table"))),
@@ -177,7 +189,7 @@ fn what_vanished_from_the_store_is_noticed_before_it_votes_again() {
 
 #[test]
 fn followers_give_space_back_one_at_a_time_and_the_leader_when_it_starts_anew() {
-    let mut net = Net::empty(Config { compact_bytes_min: 2 << 20, log_entries_max: 20, flush_entries: 10, ..Config::default() });
+    let mut net = Net::empty(Config { compact_bytes_min: 2 << 20, log_entries_max: 20, flush_entries: 5, ..Config::default() });
     net.media = true;
     net.form(&[1, 2, 3]);
     for i in 0..40 {

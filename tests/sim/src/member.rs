@@ -186,6 +186,8 @@ fn config(plan: &Plan, id: u64, build: u32) -> Config {
         new_id: id,
         flush_entries: plan.flush_entries,
         flush_ticks: plan.flush_ticks,
+        piece_bytes: plan.piece_bytes,
+        changes_bytes_min: plan.changes_bytes_min,
         log_entries_max: plan.log_entries_max,
         compact_bytes_min: 1 << 20,
         slow_persist_us: 20_000,

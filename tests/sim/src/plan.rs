@@ -95,6 +95,10 @@ pub(crate) struct Plan {
     pub(crate) weather: Weather,
     pub(crate) flush_entries: u64,
     pub(crate) flush_ticks: u64,
+    /// Few bytes make many steps of one write of the state.
+    pub(crate) piece_bytes: usize,
+    /// Few bytes make the state be written anew often.
+    pub(crate) changes_bytes_min: u64,
     pub(crate) log_entries_max: u64,
     /// All election time-outs are within so many ticks: few make split votes likely.
     pub(crate) election_spread: u64,
@@ -144,6 +148,8 @@ impl Plan {
             max_drift_ppm: rng.skewed(10, 500),
             sync_us: rng.skewed(50, 4_000),
             halt_at_the_end: rng.percent(30),
+            piece_bytes: rng.skewed(200, 512 << 10) as usize,
+            changes_bytes_min: rng.skewed(1_000, 8 << 20),
         }
     }
 

@@ -134,7 +134,7 @@ pub const CLUSTER: &str = "test";
 impl Net {
     /// A group that has elected its leader and is initialised.
     pub fn formed(ids: &[u64]) -> Net {
-        Net::with(Config { log_entries_max: 200, flush_entries: 50, ..Config::default() }, ids)
+        Net::with(Config { log_entries_max: 200, flush_entries: 50, piece_bytes: 1_000, changes_bytes_min: 20_000, ..Config::default() }, ids)
     }
 
     pub fn empty(config: Config) -> Net {
@@ -160,7 +160,7 @@ impl Net {
 
     /// A group whose members outlive a full disk.
     pub fn on_media(ids: &[u64]) -> Net {
-        let mut net = Net::empty(Config { log_entries_max: 200, flush_entries: 50, ..Config::default() });
+        let mut net = Net::empty(Config { log_entries_max: 200, flush_entries: 50, piece_bytes: 1_000, changes_bytes_min: 20_000, ..Config::default() });
         net.media = true;
         net.form(ids);
         net
