@@ -43,6 +43,8 @@ pub(crate) struct Driver {
     pub(crate) sync_times: SyncTimes,
     /// The revision of the desired sets that probers were woken for.
     pub(crate) woken_for: u64,
+    /// It was elected then, and has not said so in the log: its wall clock is not known to be a quorum's yet, or raft would not take the entry.
+    pub(crate) to_start: Option<Instant>,
 }
 
 /// Tells whoever asked; a store that failed ends the member, as it does anywhere else.
@@ -72,8 +74,6 @@ impl Driver {
         let mut current_at = Instant::now();
         let mut reported_at = Instant::now();
         let mut full = false;
-        // It was elected then, and its wall clock is not known to be a quorum's yet.
-        let mut to_start: Option<Instant> = None;
         let mut warned = false;
         self.learn_addresses();
         loop {
@@ -146,14 +146,14 @@ impl Driver {
             if self.follow_role(&was_leading, &mut waiting) {
                 // What a leader proposed by itself has no answer when it leads no more.
                 tick_proposed = false;
-                to_start = (self.replica.status().role == Role::Leader).then(Instant::now);
+                self.to_start = (self.replica.status().role == Role::Leader).then(Instant::now);
                 warned = false;
             }
-            if to_start.is_some() && self.replica.clocks_agree() {
-                to_start = None;
+            if self.to_start.is_some() && self.replica.clocks_agree() {
+                self.to_start = None;
                 self.start_leading(&mut waiting, &mut next_tag)?;
             }
-            if !warned && to_start.is_some_and(|at| at.elapsed() > CLOCKS_PATIENCE) {
+            if !warned && self.to_start.is_some_and(|at| at.elapsed() > CLOCKS_PATIENCE) {
                 warned = true;
                 tracing::error!("the wall clocks of a quorum do not agree within 1 s: nothing can be changed until they do (is NTP running on every member?)");
             }
@@ -243,11 +243,15 @@ impl Driver {
                 Waiter::Caller(tx) => drop(tx.send(self.proposed(reply))),
                 Waiter::Read(tx) => drop(tx.send(self.proposed(reply).map(|_| ()))),
                 Waiter::Tick => *tick_proposed = false,
-                Waiter::LeaderStarted => {
-                    if matches!(reply, Reply::Applied { .. }) && self.replica.status().role == Role::Leader {
+                Waiter::LeaderStarted if self.replica.status().role == Role::Leader => match reply {
+                    Reply::Applied { .. } => {
+                        tracing::info!(term = self.replica.status().term, "leads");
                         self.leadership.send_modify(|l| l.leading = true);
                     }
-                }
+                    // While leadership is on its way to another member raft takes nothing; should it come back, this one still has to begin.
+                    _ => self.to_start = Some(Instant::now()),
+                },
+                Waiter::LeaderStarted => {}
             }
         }
     }
@@ -282,7 +286,6 @@ impl Driver {
     /// A new leader whose wall clock is a quorum's takes its clock, and says so in the log before it acts.
     fn start_leading(&mut self, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<(), Fatal> {
         let status = self.replica.status();
-        tracing::info!(term = status.term, "leads");
         self.node.shared.clock.lead_from(self.replica.state().now());
         self.node.shared.fleet.start_grace();
         let op = Op::LeaderStarted(LeaderStarted { member: status.identity.id, term: status.term });

@@ -200,8 +200,18 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let node = Node { requests: requests_tx.clone(), applied: applied_rx, leadership: leadership_rx, shared };
     let tasks = TaskTracker::new();
     let peers = Peers::new(identity.id, config.tls.clone(), requests_tx, tasks.clone(), stop.clone());
-    let driver =
-        Driver { replica, sync_times, node: node.clone(), requests, applied, leadership, peers: peers.clone(), address_of: Default::default(), woken_for: 0 };
+    let driver = Driver {
+        replica,
+        sync_times,
+        node: node.clone(),
+        requests,
+        applied,
+        leadership,
+        peers: peers.clone(),
+        address_of: Default::default(),
+        woken_for: 0,
+        to_start: None,
+    };
     let driver_stop = stop.clone();
     // redb blocks: the owner has a thread of its own, with a runtime of one.
     let driver = tokio::task::spawn_blocking(move || match tokio::runtime::Builder::new_current_thread().enable_time().build() {

@@ -25,6 +25,9 @@ const SNAPSHOT_RETRY_TICKS: u64 = 100;
 /// Takes messages that need not wait for the disk.
 struct Early(Box<dyn FnMut(PeerMessage) + Send>);
 
+/// Takes index, term and data of what is applied.
+type Watch = dyn FnMut(u64, u64, &[u8]) + Send;
+
 /// The state as of one entry on its way to the disk, a piece in each step.
 struct Round {
     index: u64,
@@ -39,6 +42,7 @@ struct Round {
 /// One member.
 pub struct Replica {
     early: Option<Early>,
+    watch: Option<Box<Watch>>,
     pub(crate) config: Config,
     /// Before the group is formed there is only a store.
     pub(crate) unformed: Option<Store>,
@@ -95,6 +99,7 @@ impl Replica {
         }
         let mut replica = Replica {
             early: None,
+            watch: None,
             config,
             unformed: Some(store),
             raft: None,
@@ -130,6 +135,11 @@ impl Replica {
     /// of into [`Outputs`]: the disks of a group work at the same time.
     pub fn send_early(&mut self, tell: impl FnMut(PeerMessage) + Send + 'static) {
         self.early = Some(Early(Box::new(tell)));
+    }
+
+    /// Each entry that is applied is shown to `tell`, as (index, term, data): for whoever compares the logs of a group.
+    pub fn watch_applied(&mut self, tell: impl FnMut(u64, u64, &[u8]) + Send + 'static) {
+        self.watch = Some(Box::new(tell));
     }
 
     /// Starts raft, once the store belongs to a group.
@@ -410,6 +420,9 @@ impl Replica {
 
     fn apply(&mut self, entries: Vec<eraftpb::Entry>, out: &mut Outputs) -> Result<(), Fatal> {
         for entry in entries {
+            if let Some(tell) = &mut self.watch {
+                tell(entry.index, entry.term, &entry.data);
+            }
             if entry.entry_type == eraftpb::EntryType::EntryConfChangeV2 {
                 self.apply_conf_change(&entry, out)?;
             } else if !entry.data.is_empty() {
@@ -572,11 +585,9 @@ impl Replica {
         if cluster > build { Err(Fatal::Version { cluster, build }) } else { Ok(()) }
     }
 
-    /// The entries of its log from an index on that it still has, as (index, term, data): for whoever compares logs.
-    pub fn log_from(&self, index: u64) -> impl Iterator<Item = (u64, u64, &[u8])> {
-        let kept = self.raft.as_ref().map(|raft| raft.store().kept());
-        let skip = kept.and_then(|k| k.front()).map_or(0, |first| index.saturating_sub(first.index));
-        kept.into_iter().flat_map(move |k| k.iter().skip(skip as usize)).map(|e| (e.index, e.term, &e.data[..]))
+    /// The bytes of the entries in its log.
+    pub fn log_bytes(&self) -> u64 {
+        self.raft.as_ref().map_or(0, |raft| raft.store().entries_bytes)
     }
 
     /// The command set that this build understands.

@@ -136,7 +136,7 @@ pub(crate) struct Store {
     truncated: (u64, u64),
     entries: VecDeque<eraftpb::Entry>,
     /// Of their data.
-    entries_bytes: u64,
+    pub(crate) entries_bytes: u64,
     /// State rows are on the disk as of this index.
     pub(crate) flushed: u64,
     /// The hash of those rows; a store that was formed and has none of its own yet says nothing.
@@ -582,11 +582,6 @@ impl Store {
     /// Index and term of the newest entry.
     pub(crate) fn last(&self) -> (u64, u64) {
         self.entries.back().map_or(self.truncated, |e| (e.index, e.term))
-    }
-
-    /// The entries that are kept, oldest first.
-    pub(crate) fn kept(&self) -> &VecDeque<eraftpb::Entry> {
-        &self.entries
     }
 
     /// From where on the log is kept when it is longer than `entries_max` or `bytes_max`: a quarter of both, and all that is not applied.

@@ -3,13 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use probity_core::next_deadline;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{ClusterClock, Config, Fatal, FormError, Input, OpenError, Outputs, Replica, Reply, Role};
 
+use crate::checks::Applied;
 use crate::client::{Answer, Ask};
 use crate::clock::HostClock;
 use crate::disk::Disk;
@@ -137,6 +138,8 @@ pub(crate) struct Member {
     pub(crate) clock_set_at: u64,
     /// What leaves while the disk still writes.
     early: Arc<Mutex<Vec<PeerMessage>>>,
+    /// What it applied in its last step.
+    applied: Arc<Mutex<Vec<Applied>>>,
 }
 
 impl Member {
@@ -157,6 +160,7 @@ impl Member {
             damaged: false,
             clock_set_at: 0,
             early: Arc::default(),
+            applied: Arc::default(),
         }
     }
 
@@ -195,6 +199,11 @@ fn config(plan: &Plan, id: u64, build: u32) -> Config {
         command_version: build,
         ..Config::default()
     }
+}
+
+/// One thread runs all of it: the locks are only what the hooks ask for.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a damaged store leads to must not end the simulation.
@@ -262,8 +271,10 @@ impl World {
         };
         if self.plan.early {
             let early = member.early.clone();
-            replica.send_early(move |message| early.lock().unwrap_or_else(PoisonError::into_inner).push(message));
+            replica.send_early(move |message| lock(&early).push(message));
         }
+        let applied = member.applied.clone();
+        replica.watch_applied(move |index, term, data| lock(&applied).push(Applied { index, term, data: data.to_vec() }));
         let (mono, wall) = (member.clock.mono_us(self.now), member.clock.wall_us(self.now));
         let node = Node {
             clock: ClusterClock::new(wall, mono),
@@ -326,7 +337,8 @@ impl World {
         member.life += 1;
         member.paused_until = 0;
         member.held.clear();
-        member.early.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&member.early).clear();
+        lock(&member.applied).clear();
         if power {
             let (lost, torn) = member.disk.cut_power(&mut self.rng.disks);
             self.counts.add_n("unsynced write lost", lost);
@@ -455,7 +467,8 @@ impl World {
         };
         let after = member.disk.work();
         // These left before the disk was done, whatever became of it.
-        let early = std::mem::take(&mut *member.early.lock().unwrap_or_else(PoisonError::into_inner));
+        let early = std::mem::take(&mut *lock(&member.early));
+        let applied = std::mem::take(&mut *lock(&member.applied));
         let outputs = match stepped {
             _ if member.disk.is_dead() => {
                 self.counts.add("member died in a write or sync");
@@ -504,7 +517,7 @@ impl World {
         let took = STEP_US + (after.0 - before.0) * member.sync_us;
         node.busy_until = self.now + took;
         let more = !node.inbox.is_empty();
-        self.checks.stepped(m, &node.replica, &outputs, self.now);
+        self.checks.stepped(m, &node.replica, &outputs, &applied, self.now);
         if (role, term) != (status.role, status.term) {
             self.new_election_timeout(m);
         } else if let Some(node) = &mut self.members[m].node {
@@ -623,8 +636,9 @@ impl World {
                 }
             }
             Waiter::LeaderStarted => {
-                if let Some(node) = self.members[m].node.as_mut().filter(|n| applied && n.replica.status().role == Role::Leader) {
-                    node.leading = true;
+                if let Some(node) = self.members[m].node.as_mut().filter(|n| n.replica.status().role == Role::Leader) {
+                    node.leading = applied;
+                    node.to_start = !applied;
                 }
             }
             Waiter::Tick => {

@@ -22,6 +22,9 @@ const WRITE_US: u64 = 20_000;
 /// So often a prober may lose its disk: the cluster remembers a bounded number of its spools.
 const WIPES_MAX: u32 = 5;
 
+/// A forward step of the clock in which several slots of a check may fall due.
+const CLOCK_STEP_US: i64 = 100_000;
+
 /// A prober's host.
 pub(crate) struct Prober {
     pub(crate) name: String,
@@ -36,6 +39,8 @@ pub(crate) struct Prober {
     pub(crate) off_us: u64,
     pub(crate) starts: u64,
     pub(crate) wiped: u32,
+    /// How often its idea of the cluster's time went forward by a slot.
+    pub(crate) clock_steps: u32,
 }
 
 /// A running prober.
@@ -248,7 +253,13 @@ impl World {
                 process.session.on_ack(&ack);
             }
             Some(FromCoordinator::Heartbeat(reply)) => {
+                let before = process.clock.cluster_us(received);
                 process.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
+                // As after a change of leader: slots that are due at once now are overslept.
+                if process.clock.cluster_us(received) - before > CLOCK_STEP_US {
+                    prober.clock_steps += 1;
+                    self.counts.add("prober's clock stepped forward");
+                }
                 process.session.faults.set_clock_error(process.clock.error_us());
                 process.session.on_heartbeat(&reply, cluster);
             }

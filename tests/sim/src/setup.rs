@@ -41,6 +41,7 @@ impl World {
                 off_us: 0,
                 starts: 0,
                 wiped: 0,
+                clock_steps: 0,
             });
             self.start_prober(p);
         }

@@ -42,7 +42,14 @@ impl World {
 
     /// What is not as it should be yet.
     fn unmet(&mut self) -> Option<String> {
-        let Some(leader) = self.leader() else { return Some("nobody leads".to_owned()) };
+        let Some(leader) = self.leader() else {
+            let seen = |member: &crate::member::Member| match &member.node {
+                Some(node) => format!("{:?}, its clock is a quorum's: {}", node.replica.status(), node.replica.clocks_agree()),
+                None => format!("not running (gone {}, damaged {})", member.gone, member.damaged),
+            };
+            let members: Vec<String> = self.members.iter().map(seen).collect();
+            return Some(format!("nobody leads: {}", members.join("; ")));
+        };
         let applied = std::mem::take(&mut self.checks.progress.applied);
         let node = self.members[leader].node.as_ref()?;
         let state = node.replica.state();
@@ -90,6 +97,7 @@ impl World {
         self.phase = Phase::Done;
         let restarts = self.probers.iter().any(|p| p.starts > 1);
         let clocks = self.plan.has(Fault::ClockJump);
+        let stepped = self.probers.iter().any(|p| p.clock_steps > 0);
         let wiped = self.probers.iter().any(|p| p.wiped > 0);
         let Some(leader) = self.leader() else { return };
         let Some(node) = &self.members[leader].node else { return };
@@ -101,7 +109,7 @@ impl World {
             ("R2", checks.rows.lost(state)),
             ("R2", checks.rows.counted_once(state)),
             ("R4", checks.untold(state)),
-            ("R9", unexplained_misses(state, restarts, clocks, wiped)),
+            ("R9", unexplained_misses(state, restarts, clocks, stepped, wiped)),
             ("R10", ledger_differs(state)),
             ("linearizable", unlinearizable.0.map(|key| format!("no order explains the history of {key:?}"))),
         ];

@@ -83,7 +83,7 @@ fn counted(state: &State) -> u64 {
 }
 
 /// R9: slots that were missed for a reason that nothing in this run can explain.
-pub(crate) fn unexplained_misses(state: &State, probers_stopped: bool, clocks_set: bool, spools_lost: bool) -> Option<String> {
+pub(crate) fn unexplained_misses(state: &State, probers_stopped: bool, clocks_set: bool, clocks_stepped: bool, spools_lost: bool) -> Option<String> {
     let total = account::total(state, state.now());
     let allowed = |reason: Reason| match reason {
         // Faults of game days make a prober look sick: its own checks fail, those of the others do not.
@@ -91,7 +91,7 @@ pub(crate) fn unexplained_misses(state: &State, probers_stopped: bool, clocks_se
         Reason::ProberOff => probers_stopped || clocks_set,
         Reason::SpoolReplaced => spools_lost,
         Reason::SpoolDropped => clocks_set || spools_lost,
-        Reason::Overloaded => clocks_set,
+        Reason::Overloaded => clocks_set || clocks_stepped,
         _ => false,
     };
     let found = total.missed.iter().find(|(reason, n)| **n > 0 && !allowed(from_number(**reason as i32)));
