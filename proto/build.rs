@@ -11,7 +11,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Sorted maps: one encoding per value, on every replica.
         .btree_map(["."])
         // Entries are held, sent and written by several at once: they share their bytes.
-        .bytes([".probity.v1.RaftEntry"])
+        .bytes([".probity.v1.RaftEntry", ".probity.v1.AssignmentRecord", ".probity.v1.VoterRecord"])
         // Rare, and as large as all the rest of an answer.
         .boxed(".probity.v1.Applied.token")
         .compile_fds(descriptors)?;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use probity_core::invariants::Patrol;
 use probity_core::{desired, next_deadline};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
@@ -23,6 +24,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const CLOCKS_PATIENCE: Duration = Duration::from_secs(5);
 /// Inputs of one step: what is gathered while the last one was on its way to the disk.
 const BATCH: usize = 512;
+
+/// Rows of the state whose rules are looked at in each tick.
+const PATROL_ROWS: usize = 1_000;
 
 /// Our own proposals have no caller.
 enum Waiter {
@@ -45,6 +49,8 @@ pub(crate) struct Driver {
     pub(crate) woken_for: u64,
     /// It was elected then, and has not said so in the log: its wall clock is not known to be a quorum's yet, or raft would not take the entry.
     pub(crate) to_start: Option<Instant>,
+    /// Looks at the rules of the design in the state, all the time.
+    pub(crate) patrol: Patrol,
 }
 
 /// Tells whoever asked; a store that failed ends the member, as it does anywhere else.
@@ -90,6 +96,7 @@ impl Driver {
                 },
                 _ = tick.tick() => {
                     inputs.push(Input::Tick);
+                    self.look_at_rules();
                     if reported_at.elapsed() >= REPORT_EVERY {
                         reported_at = Instant::now();
                         inputs.extend(self.sync_times.p99_us().map(|p99_us| Input::Persistence { p99_us }));
@@ -174,7 +181,8 @@ impl Driver {
                 let age_us = current_at.elapsed().as_micros() as u64;
                 // Nobody who is asked in between waits for more than these looks.
                 let fleet = self.node.shared.fleet.lock();
-                let live = Live { status: &status, now_us: self.node.now_us(), age_us, conditions: &conditions, fleet: &fleet };
+                let violations = self.patrol.found().count();
+                let live = Live { status: &status, now_us: self.node.now_us(), age_us, conditions: &conditions, fleet: &fleet, violations };
                 for query in queries {
                     query(self.replica.state(), &live);
                 }
@@ -185,6 +193,15 @@ impl Driver {
                 Waiter::Read(tx) => !tx.is_closed(),
                 _ => true,
             });
+        }
+    }
+
+    /// A piece of the state: what is broken is told when all of it was seen.
+    fn look_at_rules(&mut self) {
+        if self.patrol.walk(self.replica.state(), PATROL_ROWS) {
+            for violation in self.patrol.found() {
+                tracing::error!("rule {} is broken, which is a bug: {}", violation.rule, violation.detail);
+            }
         }
     }
 

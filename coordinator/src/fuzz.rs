@@ -42,6 +42,6 @@ pub fn read_path(bytes: &[u8]) {
         disk_full: false,
         progress: BTreeMap::new(),
     };
-    let live = Live { status: &status, now_us: 1, age_us: 0, conditions: &conditions, fleet: &fleet };
+    let live = Live { status: &status, now_us: 1, age_us: 0, conditions: &conditions, fleet: &fleet, violations: 0 };
     let _ = view::read(&State::new(), &live, &path, &view::Scope::of(&Caller::local("fuzz".to_owned())));
 }

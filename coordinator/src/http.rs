@@ -198,8 +198,11 @@ async fn api(State(shared): State<Shared>, Extension(scope): Extension<view::Sco
 }
 
 async fn prometheus(State(shared): State<Shared>) -> Response {
-    match shared.node.query(metrics::render).await {
-        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text + &metrics::connections(&shared.connections)).into_response(),
+    match shared.node.query(metrics::scrape).await {
+        Ok(scrape) => {
+            let text = scrape.into_text() + &metrics::connections(&shared.connections);
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+        }
         Err(e) => error(StatusCode::SERVICE_UNAVAILABLE, "no_quorum", e.to_string()),
     }
 }

@@ -38,7 +38,36 @@ pub(crate) fn connections(connections: &Connections) -> String {
     out.0
 }
 
-pub(crate) fn render(state: &State, live: &Live<'_>) -> String {
+/// What a scrape shows. Checks are many: they are only gathered where the state is held, and written elsewhere.
+pub(crate) struct Scrape {
+    text: Text,
+    verdicts: Vec<(String, String, String, Verdict)>,
+}
+
+impl Scrape {
+    /// Prometheus' text.
+    pub(crate) fn into_text(self) -> String {
+        let Scrape { mut text, verdicts } = self;
+        let samples = verdicts.iter().flat_map(|(namespace, probe, target, is)| {
+            let of = format!("namespace={},probe={},target={}", quoted(namespace), quoted(probe), quoted(target));
+            let sample = move |(word, v)| (format!("{of},verdict=\"{word}\""), f64::from(u8::from(*is == v)));
+            [("up", Verdict::Up), ("down", Verdict::Down), ("unknown", Verdict::Unknown)].map(sample)
+        });
+        if !verdicts.is_empty() {
+            text.metric("probity_check_verdict", "gauge", "1 for the verdict of a check.", samples);
+        }
+        text.0
+    }
+}
+
+/// Gathers a scrape.
+pub(crate) fn scrape(state: &State, live: &Live<'_>) -> Scrape {
+    let verdict = |c: &CheckRecord| (c.namespace.clone(), c.probe.clone(), c.target_key.clone(), c.verdict());
+    let verdicts = if live.status.role == Role::Leader { state.checks.iter().map(verdict).collect() } else { Vec::new() };
+    Scrape { text: Text(gather(state, live)), verdicts }
+}
+
+fn gather(state: &State, live: &Live<'_>) -> String {
     let mut out = Text(String::new());
     let status = live.status;
     let leading = status.role == Role::Leader;
@@ -58,15 +87,7 @@ pub(crate) fn render(state: &State, live: &Live<'_>) -> String {
     out.metric("probity_runs_planned_total", "counter", "Slots that were due.", one(total.planned as f64));
     out.metric("probity_runs_pending", "gauge", "Slots that were due and are not reported.", one(total.pending as f64));
     out.metric("probity_runs_unexplained", "gauge", "What the account lacks: 0, or a bug.", one(total.unexplained as f64));
-    let violations = probity_core::invariants::check(state).len();
-    out.metric("probity_invariant_violations", "gauge", "Broken rules of the design in the present state: 0, or a bug.", one(violations as f64));
-    let verdicts = state.checks.iter().flat_map(|c| {
-        [("up", Verdict::Up), ("down", Verdict::Down), ("unknown", Verdict::Unknown)].map(|(word, v)| {
-            let labels = format!("namespace={},probe={},target={},verdict=\"{word}\"", quoted(&c.namespace), quoted(&c.probe), quoted(&c.target_key));
-            (labels, f64::from(u8::from(c.verdict() == v)))
-        })
-    });
-    out.metric("probity_check_verdict", "gauge", "1 for the verdict of a check.", verdicts);
+    out.metric("probity_invariant_violations", "gauge", "Broken rules of the design in the present state: 0, or a bug.", one(live.violations as f64));
     let probers = state.probers.iter().map(|p| (format!("prober={}", quoted(&p.name)), f64::from(u8::from(p.alive))));
     out.metric("probity_prober_alive", "gauge", "Whether a prober is heard of.", probers);
     discoveries(state, &mut out);

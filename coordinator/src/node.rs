@@ -49,6 +49,8 @@ pub struct Live<'a> {
     pub conditions: &'a BTreeMap<u64, String>,
     /// What probers said last, in the leader's memory.
     pub fleet: &'a BTreeMap<String, crate::fleet::Heard>,
+    /// Broken rules of the design that were seen in the state, of the last look at all of it.
+    pub violations: usize,
 }
 
 pub(crate) type Query = Box<dyn FnOnce(&State, &Live<'_>) + Send>;

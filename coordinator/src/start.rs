@@ -211,6 +211,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         address_of: Default::default(),
         woken_for: 0,
         to_start: None,
+        patrol: Default::default(),
     };
     let driver_stop = stop.clone();
     // redb blocks: the owner has a thread of its own, with a runtime of one.

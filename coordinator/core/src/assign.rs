@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use probity_proto::slots::Schedule;
 use probity_proto::v1::*;
+use prost::Message;
 
 use crate::state::State;
 use crate::{account, desired, number_key, placement};
@@ -49,6 +50,7 @@ pub(crate) fn outline(a: &AssignmentRecord) -> AssignmentRecord {
         spec: _,
         bad_by_reason: _,
         retried: _,
+        timeout_us: _,
     } = a;
     AssignmentRecord {
         id: *id,
@@ -99,7 +101,8 @@ pub(crate) fn start(state: &mut State, check: &CheckRecord, prober: &str) {
         from_us,
         first_n,
         next_n: first_n,
-        spec: check.spec.clone(),
+        spec: check.spec.as_ref().map(|s| s.encode_to_vec().into()).unwrap_or_default(),
+        timeout_us: check.spec.as_ref().map_or(0, |s| s.timeout_us),
         thresholds_us: check.thresholds_us.clone(),
         ..AssignmentRecord::default()
     };

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use probity_proto::v1::*;
+use prost::Message;
 
 use crate::state::State;
 use crate::{assign, checks, gameday, number_key};
@@ -172,7 +173,7 @@ fn assignment(state: &State, a: &AssignmentRecord, trace_ppm: u32, disturbed: bo
         id: a.id,
         check: a.check.clone(),
         generation: a.generation,
-        spec: a.spec.clone(),
+        spec: CheckSpec::decode(&a.spec[..]).ok(),
         interval_us: a.interval_us,
         phase_us: a.phase_us,
         from_us: a.from_us,

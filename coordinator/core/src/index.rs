@@ -50,6 +50,25 @@ impl Index {
         self.attention.remove(&(account::attention_at(a), a.id));
     }
 
+    /// Whether an assignment of the table stands where it belongs.
+    pub(crate) fn holds(&self, a: &AssignmentRecord) -> bool {
+        let listed = |map: &BTreeMap<String, BTreeSet<u64>>, key: &str| map.get(key).is_some_and(|ids| ids.contains(&a.id));
+        listed(&self.by_check, &a.check) && listed(&self.by_prober, &a.prober) && self.attention.contains(&(account::attention_at(a), a.id))
+    }
+
+    /// How many assignments stand in each of their indexes.
+    pub(crate) fn assignments(&self) -> [usize; 3] {
+        let listed = |map: &BTreeMap<String, BTreeSet<u64>>| map.values().map(BTreeSet::len).sum();
+        [listed(&self.by_check), listed(&self.by_prober), self.attention.len()]
+    }
+
+    /// Whether all but the indexes of assignments are equal.
+    pub(crate) fn same_but_assignments(&self, other: &Index) -> bool {
+        // Every field is named: a new one has to be thought of.
+        let Index { by_check: _, by_prober: _, attention: _, turns, requests, judge, slos_of_probe } = self;
+        (turns, requests, judge, slos_of_probe) == (&other.turns, &other.requests, &other.judge, &other.slos_of_probe)
+    }
+
     /// Adds a prober of the table.
     pub(crate) fn add_prober(&mut self, prober: &ProberRecord) {
         self.turns.extend(turns(prober));

@@ -3,13 +3,12 @@
 //! Only what can be seen in one state. That replicas agree (R3), that what was acknowledged stays (R2), that a host is as it
 //! was (R5, R6) needs more than one look, and is checked where that is to be had.
 
-use std::collections::BTreeSet;
-
 use probity_proto::v1::*;
 
 use crate::fleet::RETIRED_SPOOLS_KEPT;
 use crate::index::Index;
 use crate::state::State;
+use crate::table::{Record, Table};
 use crate::{access, account, assign, audit, checks, discovery, events, number_key, requests, voice};
 
 /// A broken rule.
@@ -23,59 +22,132 @@ pub struct Violation {
 
 /// Looks at everything that can be seen in one state.
 pub fn check(state: &State) -> Vec<Violation> {
-    let mut found = Found(Vec::new());
-    accounts(state, &mut found);
-    schedules(state, &mut found);
-    spools(state, &mut found);
-    faults(state, &mut found);
-    bounds(state, &mut found);
-    derived(state, &mut found);
-    found.0
+    let mut patrol = Patrol::default();
+    while !patrol.walk(state, usize::MAX) {}
+    patrol.last_round
 }
 
+/// Violations that are kept of one round: enough to see that something is wrong, and what.
+const FOUND_KEPT: usize = 100;
+
+/// Looks at a state piece by piece while it goes on changing: what is looked at together belongs to one moment, and no look takes long.
+#[derive(Debug, Default)]
+pub struct Patrol {
+    at: Place,
+    found: Found,
+    last_round: Vec<Violation>,
+}
+
+/// What is looked at next: all that is few, then assignments and voters after a key.
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Few,
+    Assignments(String),
+    Voters(String),
+}
+
+impl Patrol {
+    /// Looks at about `rows` more rows; whether that was the end of a round.
+    pub fn walk(&mut self, state: &State, rows: usize) -> bool {
+        let found = &mut self.found;
+        self.at = match std::mem::take(&mut self.at) {
+            Place::Few => {
+                few(state, found);
+                Place::Assignments(String::new())
+            }
+            Place::Assignments(after) => match each(&state.assignments, after, rows, |a| assignment(state, a, found)) {
+                Some(last) => Place::Assignments(last),
+                None => Place::Voters(String::new()),
+            },
+            Place::Voters(after) => match each(&state.voters, after, rows, |v| voter(state, v, found)) {
+                Some(last) => Place::Voters(last),
+                None => {
+                    self.last_round = std::mem::take(&mut found.0);
+                    return true;
+                }
+            },
+        };
+        false
+    }
+
+    /// What the last whole round found, and this one so far.
+    pub fn found(&self) -> impl Iterator<Item = &Violation> {
+        self.last_round.iter().chain(&self.found.0)
+    }
+}
+
+/// Visits up to `rows` records after a key; the last one's, unless that was the end.
+fn each<R: Record>(table: &Table<R>, after: String, rows: usize, mut look: impl FnMut(&R)) -> Option<String> {
+    let mut last = after;
+    let mut left = rows;
+    for record in table.after(&last) {
+        look(record);
+        left -= 1;
+        if left == 0 {
+            last = record.key();
+            return Some(last);
+        }
+    }
+    None
+}
+
+fn few(state: &State, found: &mut Found) {
+    let total = account::total(state, state.now());
+    found.unless(total.unexplained == 0, "R1", || format!("{} slots are unexplained", total.unexplained));
+    spools(state, found);
+    faults(state, found);
+    bounds(state, found);
+    derived(state, found);
+}
+
+#[derive(Debug, Default)]
 struct Found(Vec<Violation>);
 
 impl Found {
     fn unless(&mut self, holds: bool, rule: &'static str, detail: impl FnOnce() -> String) {
-        if !holds {
+        if !holds && self.0.len() < FOUND_KEPT {
             self.0.push(Violation { rule, detail: detail() });
         }
     }
-}
 
-/// R1: every slot is accounted for, once.
-fn accounts(state: &State, found: &mut Found) {
-    let total = account::total(state, state.now());
-    found.unless(total.unexplained == 0, "R1", || format!("{} slots are unexplained", total.unexplained));
-    for a in state.assignments.iter() {
-        let known = a.good + a.bad + a.missed.values().sum::<u64>();
-        found.unless(a.next_n >= a.first_n && known == a.next_n - a.first_n, "R1", || {
-            format!("assignment {}: {known} outcomes for slots {} to {}", a.id, a.first_n, a.next_n)
-        });
-        found.unless(a.next_n <= assign::last_end_n(a), "R1", || format!("assignment {}: slots after its end are counted", a.id));
-        let reasons: u64 = a.bad_by_reason.values().sum();
-        found.unless(reasons == a.bad, "R1", || format!("assignment {}: {} bad, by reason {reasons}", a.id, a.bad));
+    fn at_most(&mut self, what: &str, is: usize, bound: usize) {
+        self.unless(is <= bound, "R12", || format!("{is} {what}, the bound is {bound}"));
     }
 }
 
-/// R1: nobody runs a check twice, or one that is no more, or an old generation of it.
-fn schedules(state: &State, found: &mut Found) {
-    let mut running = BTreeSet::new();
-    for a in state.assignments.iter() {
-        found.unless(a.until_us == 0 || a.until_us >= a.from_us, "R1", || format!("assignment {} ends before it begins", a.id));
-        if a.until_us != 0 {
-            continue;
-        }
-        found.unless(running.insert((&a.check, &a.prober)), "R1", || format!("two open assignments of {} to {}", a.check, a.prober));
+fn assignment(state: &State, a: &AssignmentRecord, found: &mut Found) {
+    // R1: every slot is accounted for, once.
+    let known = a.good + a.bad + a.missed.values().sum::<u64>();
+    found.unless(a.next_n >= a.first_n && known == a.next_n - a.first_n, "R1", || {
+        format!("assignment {}: {known} outcomes for slots {} to {}", a.id, a.first_n, a.next_n)
+    });
+    found.unless(a.next_n <= assign::last_end_n(a), "R1", || format!("assignment {}: slots after its end are counted", a.id));
+    let reasons: u64 = a.bad_by_reason.values().sum();
+    found.unless(reasons == a.bad, "R1", || format!("assignment {}: {} bad, by reason {reasons}", a.id, a.bad));
+    found.unless(a.until_us == 0 || a.until_us >= a.from_us, "R1", || format!("assignment {} ends before it begins", a.id));
+    // R1: nobody runs a check twice, or one that is no more, or an old generation of it.
+    if a.until_us == 0 {
+        let open = assign::of_check(state, &a.check).filter(|b| b.until_us == 0 && b.prober == a.prober).count();
+        found.unless(open == 1, "R1", || format!("{open} open assignments of {} to {}", a.check, a.prober));
         let generation = state.checks.get(&a.check).map(|c| c.generation);
         found.unless(generation == Some(a.generation), "R1", || {
             format!("open assignment {} of {} at generation {}, the check is at {generation:?}", a.id, a.check, a.generation)
         });
         found.unless(state.probers.get(&a.prober).is_some(), "R1", || format!("assignment {} to nobody", a.id));
     }
-    for v in state.voters.iter() {
-        found.unless(running.contains(&(&v.check, &v.prober)), "R12", || format!("{} still votes on {}", v.prober, v.check));
-    }
+    // R3: with the sizes that `derived` compares, the index is what a restart would derive.
+    found.unless(state.index.holds(a), "R3", || format!("assignment {} is not where the index says", a.id));
+    let at_its_key = state.assignments.get(&number_key(a.id)).is_some_and(|same| same.id == a.id);
+    found.unless(at_its_key, "R3", || format!("assignment {} is not at its key", a.id));
+}
+
+fn voter(state: &State, v: &VoterRecord, found: &mut Found) {
+    let runs = assign::of_check(state, &v.check).any(|a| a.until_us == 0 && a.prober == v.prober);
+    found.unless(runs, "R12", || format!("{} still votes on {}", v.prober, v.check));
+    let recent: usize = v.recent.iter().map(|r| r.count as usize).sum();
+    found.at_most("recent outcomes", recent, voice::RECENT_KEPT as usize);
+    found.at_most("details", v.details.len(), voice::DETAILS_KEPT);
 }
 
 /// R2: a retired spool never comes back.
@@ -100,39 +172,28 @@ fn faults(state: &State, found: &mut Found) {
 
 /// R12: nothing is unbounded.
 fn bounds(state: &State, found: &mut Found) {
-    let mut at_most = |what: &str, is: usize, bound: usize| {
-        found.unless(is <= bound, "R12", || format!("{is} {what}, the bound is {bound}"));
-    };
-    at_most("events", state.events.len(), events::EVENTS_KEPT);
-    at_most("audit records", state.audit.len(), audit::AUDIT_KEPT as usize);
-    at_most("answered requests", state.requests.len(), requests::REQUESTS_KEPT);
-    at_most("tokens", state.tokens.len(), access::TOKENS_KEPT);
-    at_most("revocations", state.revocations.len(), access::REVOCATIONS_KEPT);
-    at_most("checks without their target", state.retired_checks.len(), checks::RETIRED_KEPT);
+    found.at_most("events", state.events.len(), events::EVENTS_KEPT);
+    found.at_most("audit records", state.audit.len(), audit::AUDIT_KEPT as usize);
+    found.at_most("answered requests", state.requests.len(), requests::REQUESTS_KEPT);
+    found.at_most("tokens", state.tokens.len(), access::TOKENS_KEPT);
+    found.at_most("revocations", state.revocations.len(), access::REVOCATIONS_KEPT);
+    found.at_most("checks without their target", state.retired_checks.len(), checks::RETIRED_KEPT);
     for d in state.discoveries.iter() {
-        at_most("discovered targets", d.targets.len().max(d.held.len()), discovery::TARGETS_MAX);
+        found.at_most("discovered targets", d.targets.len().max(d.held.len()), discovery::TARGETS_MAX);
     }
     for p in state.probers.iter() {
-        at_most("retired spools", p.retired_spools.len(), RETIRED_SPOOLS_KEPT);
-    }
-    for v in state.voters.iter() {
-        at_most("recent outcomes", v.recent.iter().map(|r| r.count as usize).sum(), voice::RECENT_KEPT as usize);
-        at_most("details", v.details.len(), voice::DETAILS_KEPT);
+        found.at_most("retired spools", p.retired_spools.len(), RETIRED_SPOOLS_KEPT);
     }
 }
 
-/// R3: what is derived from records is what a restart would derive.
+/// R3: what is derived from records is what a restart would derive. Of assignments only how many there are: each is looked at by itself.
 fn derived(state: &State, found: &mut Found) {
     let mut index = Index::default();
-    state.assignments.iter().for_each(|a| index.add(a));
     state.probers.iter().for_each(|p| index.add_prober(p));
     state.requests.iter().for_each(|r| index.add_request(r));
     state.ledgers.iter().for_each(|l| index.add_ledger(l));
     state.resources.iter().for_each(|r| index.add_resource(r));
-    found.unless(index == state.index, "R3", || "an index differs from its table".to_owned());
-    for a in state.assignments.iter() {
-        found.unless(state.assignments.get(&number_key(a.id)).is_some_and(|same: &AssignmentRecord| same.id == a.id), "R3", || {
-            format!("assignment {} is not at its key", a.id)
-        });
-    }
+    found.unless(state.index.same_but_assignments(&index), "R3", || "an index differs from its table".to_owned());
+    let sizes = state.index.assignments();
+    found.unless(sizes == [state.assignments.len(); 3], "R3", || format!("{} assignments, {sizes:?} in the indexes", state.assignments.len()));
 }

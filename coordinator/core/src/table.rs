@@ -155,6 +155,11 @@ impl<R: Record> Table<R> {
         self.rows.values().map(|row| &row.record)
     }
 
+    /// The records after `key`, in key order.
+    pub fn after<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a R> + use<'a, R> {
+        self.rows.range((Bound::Excluded(key.to_owned()), Bound::Unbounded)).map(|(_, row)| &row.record)
+    }
+
     /// The records whose key starts with `prefix`, in key order.
     pub fn prefix<'a>(&'a self, prefix: &str) -> impl Iterator<Item = &'a R> + use<'a, R> {
         let prefix = prefix.to_owned();

@@ -4,6 +4,7 @@
 
 use probity_proto::reason::Class;
 use probity_proto::v1::*;
+use prost::Message;
 
 use crate::slo::SlotFacts;
 use crate::state::State;
@@ -128,7 +129,7 @@ pub(crate) fn show(state: &mut State, a: &AssignmentRecord, row: &ReportRow) {
         return;
     }
     let Some(voter) = state.voters.get_mut(&pair_key(&a.check, &a.prober)) else { return };
-    voter.details.extend(row.details.iter().cloned());
+    voter.details.extend(row.details.iter().map(|d| d.encode_to_vec().into()));
     let surplus = voter.details.len().saturating_sub(DETAILS_KEPT);
     voter.details.drain(..surplus);
     if let Some(newest) = row.details.last() {

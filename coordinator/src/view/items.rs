@@ -6,6 +6,7 @@ use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 use probity_scenario::{Fault, undo_word};
+use prost::Message;
 use serde_json::{Value, json};
 
 use super::{Query, account as account_json, compact, milli, rfc3339, seconds, seconds_u, status, text, time};
@@ -150,16 +151,16 @@ fn probe_status(state: &State, live: &Live<'_>, r: &Resource, spec: &ProbeSpec) 
     let target = if records.len() > 1 { format!("{} targets", records.len()) } else { target };
     // The newest run over all probers.
     let newest = names.iter().flat_map(|c| state.voters.prefix(c).filter(move |v| &v.check == c)).max_by_key(|v| v.last_at_us);
-    let last = newest.map(|v| (v, v.details.iter().rev().find(|d| d.reason == v.last_reason)));
+    let last = newest.map(|v| (v, details(v).rev().find(|d| d.reason == v.last_reason)));
     json!({
         "kind": kind,
         "target": target,
         "verdict": worst.map_or("unknown", |c| verdict_word(c.verdict())),
         "since": worst.map_or(Value::Null, |c| time(c.verdict_since_us)),
         "runs": account_json(&account::of_probe(state, &r.namespace, &r.name, live.now_us)),
-        "lastReason": last.map(|(v, _)| v.last_reason().label()),
-        "lastDurationSeconds": last.and_then(|(v, d)| Some(seconds_u(d.map_or(v.last_duration_us, |d| d.duration_us))).filter(|s| *s > 0.0)),
-        "lastAt": last.map_or(Value::Null, |(v, _)| time(v.last_at_us)),
+        "lastReason": last.as_ref().map(|(v, _)| v.last_reason().label()),
+        "lastDurationSeconds": last.as_ref().and_then(|(v, d)| Some(seconds_u(d.as_ref().map_or(v.last_duration_us, |d| d.duration_us))).filter(|s| *s > 0.0)),
+        "lastAt": last.as_ref().map_or(Value::Null, |(v, _)| time(v.last_at_us)),
         "lastMessage": last.and_then(|(_, d)| d).map_or(Value::Null, |d| text(&d.message)),
         "checks": records.iter().map(|c| check(state, c)).collect::<Vec<_>>(),
         "discovery": spec.discovery.as_ref().map(|_| discovered(state, r)),
@@ -201,7 +202,7 @@ fn check(state: &State, c: &CheckRecord) -> Value {
                 "lastAt": time(v.last_at_us),
                 "lastDurationSeconds": seconds_u(v.last_duration_us),
                 "recent": v.recent.iter().map(|o| json!({"count": o.count, "reason": o.reason().label()})).collect::<Vec<_>>(),
-                "details": v.details.iter().map(detail).collect::<Vec<_>>(),
+                "details": details(v).map(|d| detail(&d)).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -217,6 +218,11 @@ fn finding(finding: &Finding) -> Value {
         Finding::PathBroken { zones, probers } => json!({"what": "path_broken", "zones": zones, "probers": probers}),
         Finding::ProberSick { prober, reason } => json!({"what": "prober_sick", "probers": [prober], "reason": text(reason)}),
     }
+}
+
+/// What a prober told of its newest runs, oldest first.
+fn details(v: &VoterRecord) -> impl DoubleEndedIterator<Item = RunDetail> + '_ {
+    v.details.iter().filter_map(|bytes| RunDetail::decode(&bytes[..]).ok())
 }
 
 fn detail(d: &RunDetail) -> Value {

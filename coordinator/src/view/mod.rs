@@ -329,7 +329,7 @@ mod tests {
         };
         let fleet = BTreeMap::new();
         let conditions = BTreeMap::new();
-        let live = Live { status: &status, now_us: 0, age_us: 0, conditions: &conditions, fleet: &fleet };
+        let live = Live { status: &status, now_us: 0, age_us: 0, conditions: &conditions, fleet: &fleet, violations: 0 };
         let read = |path: &str, grants: &[&str]| read(&state, &live, path, &scope(grants));
         let count = |path: &str, grants: &[&str]| read(path, grants).expect(path)["items"].as_array().map_or(0, Vec::len);
         for (path, whole, shop) in [("receivers", 2, 1), ("events", 4, 3), ("audit", 4, 1), ("receivers?namespace=shop", 1, 1)] {

@@ -114,7 +114,7 @@ const WITHIN: &[(Bug, u64)] = &[
     (Bug::EndedIdForgotten, 60),
     (Bug::ApplyBeforeCommit, 10),
     (Bug::SnapshotWithoutConfState, 40),
-    (Bug::ReadWithoutQuorum, 20),
+    (Bug::ReadWithoutQuorum, 160),
     (Bug::LogNotSynced, 10),
     (Bug::WallClockUnchecked, 60),
 ];

@@ -99,7 +99,7 @@ fn missing_ppm(state: &State, slo: &Judged) -> u32 {
     for check in checks::of_probe(state, &slo.namespace, &slo.spec.probe) {
         for a in assign::of_check(state, &check).filter(|a| a.until_us == 0) {
             pairs += 1;
-            let timeout = a.spec.as_ref().map_or(0, |s| s.timeout_us) as i64;
+            let timeout = a.timeout_us as i64;
             let overdue = assign::schedule(a).due(a.next_n) + timeout + 2 * a.interval_us as i64 + OVERDUE_US < now;
             let voter = state.voters.get(&crate::pair_key(&check, &a.prober));
             missing += u64::from(overdue || voter.is_some_and(|v| v.missed_streak > 0));
