@@ -2,6 +2,9 @@
 //!
 //! The state says who was revoked and which tokens hold; a copy of that is kept at hand, so that a request costs no look at the state.
 //! A revocation that is applied here takes effect with the next request, and cuts the connections of whom it names.
+//!
+//! What only the leader can do, and this member does not lead, is handed on to it from here (see `forward`); what another member handed on is
+//! judged as if its sender had come by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -13,7 +16,7 @@ use std::time::Duration;
 
 use probity_core::{State, access};
 use probity_proto::v1::{TokenRecord, TokenUse};
-use probity_rpc::access::{Caller, Grant, READ, Rule, Scope, rule_of};
+use probity_rpc::access::{Caller, Grant, READ, Role, Rule, Scope, rule_of};
 use probity_rpc::enrol::{READ_PREFIX, secret_hash};
 use probity_rpc::tls::{Certified, written};
 use tokio::sync::watch;
@@ -22,6 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::forward::{self, Forward, ON_BEHALF_OF};
 use crate::listen::{Connections, Link};
 use crate::node::Node;
 use crate::openid::{OpenId, looks_like_jwt};
@@ -87,7 +91,7 @@ impl AccessList {
 /// What a bearer's roles amount to: reading, where they hold.
 fn readable(grants: impl IntoIterator<Item = Grant>) -> Vec<Grant> {
     let held = grants.into_iter().filter(|g| READ.contains(&g.role));
-    held.map(|g| Grant { role: probity_rpc::access::Role::Viewer, namespace: g.namespace }).collect()
+    held.map(|g| Grant { role: Role::Viewer, namespace: g.namespace }).collect()
 }
 
 /// The decision.
@@ -141,22 +145,49 @@ impl Gate {
         Err("the credential is no token of this cluster (`probity ca token --read NAME` makes one)".to_owned())
     }
 
-    /// Whether a gRPC request may go on.
-    async fn admit(&self, path: &str, link: Option<&Link>, authorization: Option<&str>) -> Result<Admitted, Status> {
+    /// Who really sent a request that another member handed on: only a coordinator's word is taken, and who had that certificate
+    /// revoked is refused here too, though the other member may not know of it yet.
+    async fn sender(&self, link: &Link, header: &[u8], rule: &Rule) -> Result<(Link, String), Status> {
+        let by = self.caller(link, None).await.map_err(Status::unauthenticated)?;
+        let Some(by) = by.filter(|by| by.may_everywhere(&[Role::Coordinator])) else {
+            tracing::warn!(address = %link.address, "somebody who is no coordinator says that a request is another's; it is refused");
+            return Err(Status::permission_denied("only a coordinator hands on requests of others"));
+        };
+        if !rule.handed_on && rule.method != "Operator/Halt" {
+            return Err(Status::permission_denied(format!("{} is not handed on", rule.method)));
+        }
+        let sender = forward::read(header).map_err(|e| Status::invalid_argument(format!("who it is for cannot be read: {e}")))?;
+        Ok((sender, by.name))
+    }
+
+    /// Whether a gRPC request may go on, and whose it is.
+    async fn admit(&self, path: &str, link: Option<&Link>, authorization: Option<&str>, on_behalf_of: Option<&[u8]>) -> Result<(Admitted, Link), Status> {
         let Some(rule) = rule_of(path) else { return Err(Status::unimplemented(format!("no method {path:?} is known here"))) };
         let Some(link) = link else { return Err(Status::internal("a request without a connection")) };
+        let Some(header) = on_behalf_of else { return Ok((self.admit_sender(rule, link, authorization).await?, link.clone())) };
+        let (sender, by) = self.sender(link, header, rule).await?;
+        let mut admitted = self.admit_sender(rule, &sender, None).await?;
+        admitted.handed_on = true;
+        if sender.certified.is_some() {
+            // Whose word it is that it was this one.
+            admitted.caller.credential.push_str(&format!(" by way of {by}"));
+        }
+        Ok((admitted, sender))
+    }
+
+    async fn admit_sender(&self, rule: &'static Rule, link: &Link, authorization: Option<&str>) -> Result<Admitted, Status> {
         let caller = self.caller(link, authorization).await.map_err(Status::unauthenticated)?;
         let Some(caller) = caller else {
             if rule.scope == Scope::Open {
                 let caller = Caller { name: String::new(), grants: Vec::new(), credential: String::new(), origin: link.address.to_string() };
-                return Ok(Admitted { caller, rule });
+                return Ok(Admitted { caller, rule, handed_on: false });
             }
             return Err(Status::unauthenticated(
                 "a client certificate is wanted (--tls-dir or PROBITY_TLS_DIR names the directory that `probity ca init` or `probity ca enrol` wrote)",
             ));
         };
         caller.admitted(rule).map_err(Status::permission_denied)?;
-        Ok(Admitted { caller, rule })
+        Ok(Admitted { caller, rule, handed_on: false })
     }
 }
 
@@ -213,6 +244,8 @@ async fn keep(node: Node, list: watch::Sender<Arc<AccessList>>, connections: Arc
 pub(crate) struct Admitted {
     pub(crate) caller: Caller,
     rule: &'static Rule,
+    /// Another member sent it on: it goes no further.
+    pub(crate) handed_on: bool,
 }
 
 impl Admitted {
@@ -224,7 +257,7 @@ impl Admitted {
     /// This coordinator itself, where `up` asks for it.
     pub(crate) fn local() -> Admitted {
         let rule = rule_of("/probity.v1.Operator/InitCluster").expect("the table has it");
-        Admitted { caller: Caller::local(String::new()), rule }
+        Admitted { caller: Caller::local(String::new()), rule, handed_on: false }
     }
 
     /// Whether the caller is who it says: by its certificate, or anybody in plain text on loopback.
@@ -240,13 +273,13 @@ impl Admitted {
 
 /// Puts the gate before every service.
 #[derive(Debug, Clone)]
-pub(crate) struct GateLayer(pub(crate) Gate);
+pub(crate) struct GateLayer(pub(crate) Gate, pub(crate) Forward);
 
 impl<S> Layer<S> for GateLayer {
     type Service = Gated<S>;
 
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated { gate: self.0.clone(), inner }
+        Gated { gate: self.0.clone(), forward: self.1.clone(), inner }
     }
 }
 
@@ -254,6 +287,7 @@ impl<S> Layer<S> for GateLayer {
 #[derive(Debug, Clone)]
 pub(crate) struct Gated<S> {
     gate: Gate,
+    forward: Forward,
     inner: S,
 }
 
@@ -271,15 +305,23 @@ where
     }
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
-        let gate = self.gate.clone();
+        let (gate, forward) = (self.gate.clone(), self.forward.clone());
         // The one that is ready goes with the request.
         let waiting = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, waiting);
         Box::pin(async move {
             let link = request.extensions().get::<Link>().cloned();
             let authorization = request.headers().get(http::header::AUTHORIZATION).and_then(|h| h.to_str().ok()).map(str::to_owned);
-            match gate.admit(request.uri().path(), link.as_ref(), authorization.as_deref()).await {
-                Ok(admitted) => {
+            let on_behalf_of = request.headers().get(ON_BEHALF_OF).map(|h| h.as_bytes().to_vec());
+            match gate.admit(request.uri().path(), link.as_ref(), authorization.as_deref(), on_behalf_of.as_deref()).await {
+                Ok((admitted, link)) => {
+                    if admitted.rule.handed_on
+                        && !admitted.handed_on
+                        && let Some(leader) = forward.leader().await
+                    {
+                        return Ok(forward.hand_on(&leader, &link, request).await);
+                    }
+                    request.extensions_mut().insert(link);
                     request.extensions_mut().insert(admitted);
                     inner.call(request).await
                 }

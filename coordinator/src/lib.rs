@@ -8,6 +8,7 @@ mod disk;
 mod driver;
 mod effects;
 mod fleet;
+mod forward;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod gate;

@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::config::CoordinatorConfig;
+use crate::forward::Forward;
 use crate::gate::Admitted;
+use crate::listen::Link;
 use crate::node::{Node, ProposeError};
 use crate::peer::{Peers, identify};
 use crate::{start, view};
@@ -35,6 +37,7 @@ pub(crate) struct OperatorService {
     pub(crate) config: CoordinatorConfig,
     pub(crate) own: MemberRecord,
     pub(crate) peers: Peers,
+    pub(crate) forward: Forward,
     pub(crate) stop: CancellationToken,
 }
 
@@ -50,6 +53,12 @@ pub(crate) fn status(error: ProposeError) -> Status {
             _ => Status::failed_precondition(refused.message),
         },
     }
+}
+
+/// Whether asking again changes nothing.
+fn final_no(status: &Status) -> bool {
+    use tonic::Code;
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::NotFound)
 }
 
 impl OperatorService {
@@ -357,20 +366,19 @@ impl Operator for OperatorService {
         self.node.latch_halt(true);
         let probers_told = self.node.shared.fleet.lock().len() as u32;
         let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
-        let op = Op::SetHalt(SetHalt { reason: asked.reason });
+        let op = Op::SetHalt(SetHalt { reason: asked.reason.clone() });
         let command = Self::command(&admitted, &asked.request_id, op);
-        match self.node.propose(command.clone()).await {
-            Ok(_) => {
+        let link = request.extensions().get::<Link>().cloned();
+        let hand_on_for = link.as_ref().filter(|_| !admitted.handed_on);
+        match self.commit_halt(command.clone(), hand_on_for, &asked).await {
+            Ok((committed, told_there)) => Ok(Response::new(HaltReply { committed, all_ended_by_us, probers_told: probers_told + told_there })),
+            Err(status) if final_no(&status) || (admitted.handed_on && matches!(Refusal::of(&status), Some(Refusal::NotLeader(Some(_))))) => {
                 self.node.latch_halt(false);
-                Ok(Response::new(HaltReply { committed: true, all_ended_by_us, probers_told }))
-            }
-            Err(ProposeError::Refusal(refusal @ Refusal::NotLeader(Some(_)))) => {
-                self.node.latch_halt(false);
-                Err(refusal.status())
+                Err(status)
             }
             Err(_) => {
                 let service = self.clone();
-                tokio::spawn(async move { service.commit_halt(command).await });
+                tokio::spawn(async move { service.keep_halting(command, link, asked).await });
                 Ok(Response::new(HaltReply { committed: false, all_ended_by_us, probers_told }))
             }
         }
@@ -434,14 +442,32 @@ impl OperatorService {
         }
     }
 
+    /// Commits a halt here, or hands it on to the leader, and drops the latch: whether it is committed (the leader goes on if not), and
+    /// how many probers more were told of it there.
+    async fn commit_halt(&self, command: Command, hand_on_for: Option<&Link>, asked: &HaltRequest) -> Result<(bool, u32), Status> {
+        let done = match (self.node.propose(command).await, hand_on_for) {
+            (Ok(_), _) => (true, 0),
+            (Err(ProposeError::Refusal(Refusal::NotLeader(Some(leader)))), Some(link)) => {
+                let reply = self.forward.halt(&leader, link, asked.clone()).await?;
+                (reply.committed, reply.probers_told)
+            }
+            (Err(e), _) => return Err(status(e)),
+        };
+        self.node.latch_halt(false);
+        Ok(done)
+    }
+
     /// A latched halt is committed as soon as there is a quorum.
-    async fn commit_halt(&self, command: Command) {
+    async fn keep_halting(&self, command: Command, link: Option<Link>, asked: HaltRequest) {
         while self.node.halt_latched() {
             tokio::select! {
                 () = self.stop.cancelled() => return,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
-            if self.node.propose(command.clone()).await.is_ok() {
+            if let Err(status) = self.commit_halt(command.clone(), link.as_ref(), &asked).await
+                && final_no(&status)
+            {
+                tracing::warn!(error = status.message(), "a halt that was taken here is refused by the leader");
                 self.node.latch_halt(false);
             }
         }

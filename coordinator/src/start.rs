@@ -34,6 +34,7 @@ use crate::disk::{DataFile, SyncTimes, make_whole};
 use crate::driver::Driver;
 use crate::effects::Effects;
 use crate::fleet::{FleetMemory, FleetService};
+use crate::forward::Forward;
 use crate::gate::{Admitted, Gate, GateLayer};
 use crate::issue::AccessService;
 use crate::listen::{Connections, ServerTls};
@@ -243,7 +244,9 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         stop: stop.clone(),
     };
     let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), cluster_name: config.cluster.clone() };
-    let operator = OperatorService { node: node.clone(), config: config.clone(), own: own.clone(), peers: peers.clone(), stop: stop.clone() };
+    let forward = Forward::new(node.clone(), config.tls.clone());
+    let operator =
+        OperatorService { node: node.clone(), config: config.clone(), own: own.clone(), peers: peers.clone(), forward: forward.clone(), stop: stop.clone() };
     let openid = config.openid.clone().map(OpenId::new).transpose()?;
     let connections = Arc::new(Connections::default());
     let gate = Gate::follow(node.clone(), config.tls.is_none(), openid, connections.clone(), stop.clone()).await;
@@ -254,7 +257,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADER_BYTES_MAX)
         .http2_max_pending_accept_reset_streams(Some(RESETS_MAX))
-        .layer(GateLayer(gate.clone()));
+        .layer(GateLayer(gate.clone(), forward));
     let router = server
         .add_service(FleetServer::new(fleet).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(PeerServer::new(peer).max_decoding_message_size(MESSAGE_BYTES_MAX))

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::{Client, Server, free_ports, wait_for};
+use super::{Client, Server, free_ports, run, wait_for};
 
-/// Coordinators c1, c2, ... on loopback, in plain text.
+/// Coordinators c1, c2, ... on loopback, in plain text or under mutual TLS.
 #[derive(Debug)]
 pub struct Group {
     pub dir: PathBuf,
@@ -15,15 +15,33 @@ pub struct Group {
     /// Settings of the coordinators that are started from now on.
     pub environment: Vec<(String, String)>,
     pub client: Client,
+    /// What `probity ca init` wrote, where there is TLS.
+    pub tls: Option<PathBuf>,
 }
 
 impl Group {
     /// Room for `room` coordinators, of which the first `first` form the cluster.
     pub fn start(dir: &Path, room: usize, first: usize) -> Group {
+        Group::start_with(dir, room, first, None)
+    }
+
+    /// The same under mutual TLS: everybody in the room has a certificate, and so has whoever else is named, as for `probity ca init`. The
+    /// group's client is the admin "me".
+    pub fn start_secure(dir: &Path, room: usize, first: usize, who: &[&str]) -> Group {
+        let tls = dir.join("tls");
+        let at = tls.display().to_string();
+        let coordinators: Vec<String> = (1..=room).map(|i| format!("c{i}=127.0.0.1")).collect();
+        let coordinators: Vec<&str> = coordinators.iter().flat_map(|c| ["--coordinator", c.as_str()]).collect();
+        let said = run(&[&["ca", "init", "--dir", &at, "--admin", "me"], coordinators.as_slice(), who].concat());
+        assert_eq!(said.code, 0, "{said:?}");
+        Group::start_with(dir, room, first, Some(tls))
+    }
+
+    fn start_with(dir: &Path, room: usize, first: usize, tls: Option<PathBuf>) -> Group {
         let ports = free_ports(2 * room);
         let server = (0..room).map(|i| format!("127.0.0.1:{}", ports[i])).collect::<Vec<_>>().join(",");
-        let client = Client { server, tls_dir: None };
-        let mut group = Group { dir: dir.to_owned(), ports, servers: (0..room).map(|_| None).collect(), environment: Vec::new(), client };
+        let client = Client { server, tls_dir: tls.as_ref().map(|tls| tls.join("me")) };
+        let mut group = Group { dir: dir.to_owned(), ports, servers: (0..room).map(|_| None).collect(), environment: Vec::new(), client, tls };
         for i in 0..first {
             group.configure(i, first);
             group.run(i);
@@ -46,7 +64,8 @@ impl Group {
         let initial = if first == 0 { String::new() } else { format!("initialMembers: {{{}}}\n", members.join(", ")) };
         let (data, http, grpc) = (self.data(i).display().to_string(), self.ports[self.servers.len() + i], self.address(i));
         let listen = format!("{{http: \"127.0.0.1:{http}\", grpc: \"{grpc}\"}}");
-        let text = format!("cluster: test\nname: c{}\ndataDir: {data}\nlisten: {listen}\nadvertise: \"{grpc}\"\n{initial}allowLoopback: true\n", i + 1);
+        let tls = self.tls.as_ref().map(|tls| format!("tls: {{dir: {}/c{}}}\n", tls.display(), i + 1)).unwrap_or_default();
+        let text = format!("cluster: test\nname: c{}\ndataDir: {data}\nlisten: {listen}\nadvertise: \"{grpc}\"\n{initial}{tls}allowLoopback: true\n", i + 1);
         std::fs::write(self.config(i), text).expect("a file");
     }
 
@@ -56,7 +75,9 @@ impl Group {
 
     pub fn run(&mut self, i: usize) {
         let log = self.dir.join(format!("c{}.log", i + 1));
-        self.servers[i] = Some(Server::start_with(&["coordinator", "--insecure", "--config", &self.config(i)], &self.environment, &log));
+        let config = self.config(i);
+        let plain: &[&str] = if self.tls.is_none() { &["--insecure"] } else { &[] };
+        self.servers[i] = Some(Server::start_with(&[&["coordinator", "--config", &config], plain].concat(), &self.environment, &log));
     }
 
     pub fn server(&mut self, i: usize) -> &mut Server {
@@ -89,7 +110,7 @@ impl Group {
         wait_for("equal states", || {
             let mut seen = std::collections::BTreeSet::new();
             for i in members {
-                let one = Client { server: self.address(*i), tls_dir: None };
+                let one = Client { server: self.address(*i), tls_dir: self.client.tls_dir.clone() };
                 let status = one.json(&["status", "--stale"])?;
                 seen.insert((status["index"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
             }

@@ -184,6 +184,8 @@ pub struct Rule {
     pub roles: &'static [Role],
     /// Held where.
     pub scope: Scope,
+    /// Only the leader can do it: any other member hands it on, with who asked.
+    pub handed_on: bool,
 }
 
 /// Whoever may read.
@@ -198,10 +200,15 @@ pub const CALM: &[Role] = &[Role::Operator, Role::Chaos, Role::Admin];
 pub const ADMINISTER: &[Role] = &[Role::Admin];
 
 const fn rule(method: &'static str, roles: &'static [Role], scope: Scope) -> Rule {
-    Rule { method, roles, scope }
+    Rule { method, roles, scope, handed_on: false }
 }
 
-/// Every method of every service. A new method gets its row here.
+const fn write(method: &'static str, roles: &'static [Role], scope: Scope) -> Rule {
+    Rule { method, roles, scope, handed_on: true }
+}
+
+/// Every method of every service. A new method gets its row here. What changes the state is a [`write`], but for what each member does by
+/// itself: the first group is formed by whoever is asked, and a halt is taken by anybody before it is handed on.
 pub const RULES: &[Rule] = &[
     rule("Fleet/Session", &[Role::Prober], Scope::Cluster),
     rule("Peer/Deliver", &[Role::Coordinator], Scope::Cluster),
@@ -209,24 +216,24 @@ pub const RULES: &[Rule] = &[
     rule("Peer/Form", &[Role::Coordinator], Scope::Cluster),
     rule("Peer/Join", &[Role::Coordinator], Scope::Cluster),
     rule("Peer/Announce", &[Role::Coordinator], Scope::Cluster),
-    rule("Operator/Apply", CHANGE, Scope::Namespace),
-    rule("Operator/Delete", CHANGE, Scope::Namespace),
+    write("Operator/Apply", CHANGE, Scope::Namespace),
+    write("Operator/Delete", CHANGE, Scope::Namespace),
     rule("Operator/Read", READ, Scope::Namespace),
     rule("Operator/Watch", READ, Scope::Namespace),
-    rule("Operator/StartGameDay", DISTURB, Scope::Namespace),
-    rule("Operator/AbortGameDay", CALM, Scope::Namespace),
+    write("Operator/StartGameDay", DISTURB, Scope::Namespace),
+    write("Operator/AbortGameDay", CALM, Scope::Namespace),
     rule("Operator/Halt", CALM, Scope::Any),
-    rule("Operator/LiftHalt", DISTURB, Scope::Cluster),
+    write("Operator/LiftHalt", DISTURB, Scope::Cluster),
     rule("Operator/InitCluster", ADMINISTER, Scope::Cluster),
-    rule("Operator/JoinMember", ADMINISTER, Scope::Cluster),
-    rule("Operator/RemoveMember", ADMINISTER, Scope::Cluster),
-    rule("Operator/TransferLeader", ADMINISTER, Scope::Cluster),
-    rule("Operator/AcceptTargets", CHANGE, Scope::Namespace),
+    write("Operator/JoinMember", ADMINISTER, Scope::Cluster),
+    write("Operator/RemoveMember", ADMINISTER, Scope::Cluster),
+    write("Operator/TransferLeader", ADMINISTER, Scope::Cluster),
+    write("Operator/AcceptTargets", CHANGE, Scope::Namespace),
     rule("Operator/Backup", ADMINISTER, Scope::Cluster),
-    rule("Access/Enrol", &[], Scope::Open),
-    rule("Access/Renew", &ROLES, Scope::Any),
-    rule("Access/CreateToken", ADMINISTER, Scope::Cluster),
-    rule("Access/Revoke", ADMINISTER, Scope::Cluster),
+    write("Access/Enrol", &[], Scope::Open),
+    write("Access/Renew", &ROLES, Scope::Any),
+    write("Access/CreateToken", ADMINISTER, Scope::Cluster),
+    write("Access/Revoke", ADMINISTER, Scope::Cluster),
 ];
 
 /// The row of a request's path, such as `/probity.v1.Operator/Apply`.
