@@ -504,8 +504,14 @@ pub(crate) struct CaSignArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct CaRevokeArgs {
-    /// A name, a serial number or a token's id
+    /// A name, a serial number or a token's id: long hexadecimal numbers, or such with colons, are taken for serial numbers
     pub(crate) what: String,
+    /// It is a serial number, however short
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) serial: bool,
+    /// It is a name, whatever it looks like
+    #[arg(long)]
+    pub(crate) name: bool,
     /// Why, for the audit
     #[arg(long, default_value = "asked by the admin")]
     pub(crate) reason: String,

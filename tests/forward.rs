@@ -118,7 +118,7 @@ fn a_client_that_knows_one_follower_changes_what_it_may() {
         ..CreateTokenRequest::default()
     };
     me.access(async |mut c| c.create_token(token).await).expect("a token");
-    let revoke = |what: &str| RevokeRequest { request_id: format!("r-{what}"), what: what.to_owned(), reason: "test".to_owned() };
+    let revoke = |what: &str| RevokeRequest { request_id: format!("r-{what}"), what: what.to_owned(), reason: "test".to_owned(), ..RevokeRequest::default() };
     me.access(async |mut c| c.revoke(revoke("t-1")).await).expect("revoked");
     let csr = probity_rpc::pki::request("anna").expect("a key").csr_pem;
     let renewed = anna.access(async |mut c| c.renew(RenewRequest { csr_pem: csr }).await).expect("renewed through a follower");

@@ -44,6 +44,7 @@ fn described(link: &Link) -> OnBehalfOf {
         issuer_serials: c.issuer_serials.clone(),
         not_before_s: c.not_before_s,
         not_after_s: c.not_after_s,
+        lifetime_s: c.lifetime_s,
     });
     OnBehalfOf { origin: link.address.to_string(), certificate }
 }
@@ -64,6 +65,7 @@ pub(crate) fn read(header: &[u8]) -> Result<Link, String> {
             issuer_serials: c.issuer_serials,
             not_before_s: c.not_before_s,
             not_after_s: c.not_after_s,
+            lifetime_s: c.lifetime_s,
         })
     });
     Ok(Link { address, certified })
@@ -168,6 +170,7 @@ mod tests {
             issuer_serials: vec!["1551".to_owned()],
             not_before_s: 100,
             not_after_s: 200,
+            lifetime_s: 3_600,
         };
         for certified in [None, Some(Arc::new(certified))] {
             let link = Link { address: "192.0.2.7:4711".parse().expect("an address"), certified };

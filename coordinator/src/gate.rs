@@ -350,6 +350,7 @@ mod tests {
             issuer_serials: vec!["1551".to_owned()],
             not_before_s,
             not_after_s: not_before_s + 1_000,
+            lifetime_s: 1_000,
         }
     }
 

@@ -9,15 +9,17 @@ use probity_core::access;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_rpc::access::{Grant, READ, Role};
+use probity_rpc::client::describe;
 use probity_rpc::enrol::secret_hash;
-use probity_rpc::pki::{Authority, Checked, LIFETIME, LIFETIME_MAX, PkiError, Subject, new_serial};
-use probity_rpc::tls::TlsFiles;
+use probity_rpc::pki::{Authority, Checked, LIFETIME, LIFETIME_MAX, Subject, new_serial};
+use probity_rpc::tls::{Certified, TlsFiles};
 use probity_rpc::v1::access_server::Access;
 use probity_rpc::v1::*;
 use tonic::{Request, Response, Status};
 
 use crate::gate::Admitted;
 use crate::listen::Link;
+use crate::node::ProposeError;
 use crate::operator::{OperatorService, status};
 
 /// A join token is valid for at most a week: it lies about until it is used.
@@ -77,6 +79,14 @@ fn checked(asked: &CreateTokenRequest) -> Result<Vec<Grant>, Status> {
     if problems.is_empty() { Ok(grants) } else { Err(Status::invalid_argument(problems.join("; "))) }
 }
 
+/// What the log refuses of who enrols or renews, it refuses to a stranger.
+fn refused_as_stranger(error: ProposeError) -> Status {
+    match error {
+        ProposeError::Refused(refused) => Status::permission_denied(refused.message),
+        other => status(other),
+    }
+}
+
 fn request_of(csr_pem: &str) -> Result<Checked, Status> {
     Checked::read(csr_pem).map_err(|e| Status::invalid_argument(e.to_string()))
 }
@@ -97,13 +107,15 @@ impl AccessService {
             })
         };
         let (certificate, key) = (read("issuer.crt")?, read("issuer.key")?);
-        Authority::load(&certificate, &key).map_err(|e| Status::failed_precondition(format!("coordinator {name} cannot issue: {}", chain(&e))))
+        Authority::load(&certificate, &key).map_err(|e| Status::failed_precondition(format!("coordinator {name} cannot issue: {}", describe(&e))))
     }
 
-    async fn issue(&self, authority: &Authority, request: Checked, mut subject: Subject, serial: &str) -> Result<EnrolReply, Status> {
-        let name = subject.name.clone();
-        subject.after_s = self.operator.node.query(move |state, _| access::name_revoked_s(state, &name)).await.map_err(status)?;
-        let issued = authority.issue(request, &subject, serial).map_err(|e| Status::failed_precondition(chain(&e)))?;
+    async fn issue(&self, authority: &Authority, request: Checked, subject: &Subject, serial: &str) -> Result<EnrolReply, Status> {
+        if subject.after_s >= subject.owed_s {
+            // Certificates count seconds: one of this second would be of what was revoked in it.
+            return Err(Status::unavailable(format!("{:?} was revoked this very second; try again", subject.name)));
+        }
+        let issued = authority.issue(request, subject, serial).map_err(|e| Status::failed_precondition(describe(&e)))?;
         let ca_pem = std::fs::read_to_string(self.files()?.path("ca.crt")).map_err(|e| Status::failed_precondition(format!("ca.crt: {e}")))?;
         tracing::info!(name = subject.name, serial = issued.serial, "issued a certificate");
         Ok(EnrolReply {
@@ -111,17 +123,46 @@ impl AccessService {
             ca_pem,
             serial: issued.serial,
             not_after_us: issued.not_after_s.saturating_mul(1_000_000),
-            name: subject.name,
+            name: subject.name.clone(),
             grants: subject.grants.iter().map(ToString::to_string).collect(),
         })
     }
 }
 
-/// An error with its causes.
-fn chain(error: &PkiError) -> String {
-    match std::error::Error::source(error) {
-        Some(cause) => format!("{error}: {cause}"),
-        None => error.to_string(),
+/// When what was committed is owed from, and after which revocation: both in seconds.
+fn owed(applied: &Applied) -> (i64, i64) {
+    (applied.owed_since_us / 1_000_000, applied.name_revoked_us / 1_000_000)
+}
+
+/// Whether a renewal by an issuer that ends soon would gain (nearly) nothing: it would be asked for again and again.
+fn gains_nothing(own: &Certified, issuer_not_after_s: i64, now_s: i64) -> bool {
+    issuer_not_after_s < now_s.saturating_add(own.lifetime_s) && issuer_not_after_s - own.not_after_s < own.lifetime_s / 10
+}
+
+/// A serial number as certificates are known here: `5F:0C` and `5F0C`, as openssl prints them, are `5f0c`; zeros before it do not count.
+fn serial_of(text: &str) -> Option<String> {
+    let digits = text.replace(':', "").to_ascii_lowercase();
+    let digits = digits.trim_start_matches('0');
+    let fine = !text.is_empty() && digits.len() <= 40 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    let padded = if digits.is_empty() { "00".to_owned() } else { format!("{}{digits}", if digits.len() % 2 == 1 { "0" } else { "" }) };
+    fine.then_some(padded)
+}
+
+/// Digits of a serial number that nobody marked as one: shorter, or without colons, it may be a name.
+const SERIAL_DIGITS_MIN: usize = 16;
+
+/// What is to be revoked, and as what: as whoever asked says, or by its look.
+fn revoked(asked: RevokeRequest) -> Result<Revoke, Status> {
+    let RevokeRequest { what, reason, kind, .. } = asked;
+    let serial = serial_of(&what);
+    let looks_so = what.contains(':') || what.len() >= SERIAL_DIGITS_MIN;
+    match (kind.as_str(), serial) {
+        ("serial", None) => Err(Status::invalid_argument(format!("{what:?} is no serial number (want hexadecimal digits, with or without colons)"))),
+        ("serial", Some(serial)) => Ok(Revoke { what: serial, reason, kind }),
+        ("name", _) => Ok(Revoke { what, reason, kind }),
+        ("", Some(serial)) if looks_so => Ok(Revoke { what: serial, reason, kind: "serial".to_owned() }),
+        ("", _) => Ok(Revoke { what, reason, kind }),
+        _ => Err(Status::invalid_argument(format!("{kind:?} is no kind (want serial or name)"))),
     }
 }
 
@@ -136,21 +177,19 @@ impl Access for AccessService {
         let (id, secret) = asked.token.split_once('.').ok_or_else(|| Status::invalid_argument("the token is not of the form ID.SECRET"))?;
         let serial = new_serial();
         let op = UseToken { id: id.to_owned(), hash: secret_hash(secret), key: csr.key_hash(), serial: serial.clone() };
-        let authority = self.authority()?;
-        // Whoever guesses is refused here: the log takes only what is right.
+        // Whoever guesses is refused here: the log takes only what is right, and no file is read for him.
         let (wanted, now_us) = (op.clone(), self.operator.node.now_us());
         let usable = self.operator.node.query(move |state, _| access::check_use(state, &wanted, now_us)).await.map_err(status)?;
         usable.map_err(|refused| Status::permission_denied(refused.message))?;
+        let authority = self.authority()?;
         let command = Command { origin: admitted.caller.origin, credential: format!("token {id}"), op: Some(Op::UseToken(op)), ..Command::default() };
-        let applied = self.operator.node.propose(command).await.map_err(|e| match e {
-            crate::node::ProposeError::Refused(refused) => Status::permission_denied(refused.message),
-            other => status(other),
-        })?;
+        let applied = self.operator.node.propose(command).await.map_err(refused_as_stranger)?;
+        let (owed_s, after_s) = owed(&applied);
         let token = applied.token.unwrap_or_default();
         let lifetime = if token.lifetime_us == 0 { LIFETIME } else { Duration::from_micros(token.lifetime_us) };
         let grants = token.grants.iter().filter_map(|g| Grant::parse(g).ok()).collect();
-        let subject = Subject { name: token.name, grants, hosts: token.hosts, lifetime, after_s: 0 };
-        self.issue(&authority, csr, subject, &serial).await.map(Response::new)
+        let subject = Subject { name: token.name, grants, hosts: token.hosts, lifetime, after_s, owed_s };
+        self.issue(&authority, csr, &subject, &serial).await.map(Response::new)
     }
 
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<EnrolReply>, Status> {
@@ -161,17 +200,28 @@ impl Access for AccessService {
         self.operator.must_lead_or_hint().await?;
         let csr = request_of(&request.get_ref().csr_pem)?;
         let authority = self.authority()?;
+        if gains_nothing(&own, authority.not_after_s(), jiff::Timestamp::now().as_second()) {
+            return Err(Status::failed_precondition(format!(
+                "the issuing certificate of coordinator {} ends at {}: a renewal would gain nothing (`probity ca sign` makes another)",
+                self.operator.config.name,
+                probity_rpc::tls::written(authority.not_after_s()),
+            )));
+        }
         let serial = new_serial();
         let op = RecordIssue {
             name: own.name.clone(),
             serial: serial.clone(),
             before: format!("certificate {} until {}", own.serial, probity_rpc::tls::written(own.not_after_s)),
             after: format!("certificate {serial}"),
+            shown_serial: own.serial.clone(),
+            shown_issuers: own.issuer_serials.clone(),
+            shown_not_before_s: own.not_before_s,
         };
-        self.operator.node.propose(OperatorService::command(&admitted, "", Op::RecordIssue(op))).await.map_err(status)?;
-        let lifetime = Duration::from_secs(u64::try_from(own.not_after_s - own.not_before_s).unwrap_or(0));
-        let subject = Subject { name: own.name.clone(), grants: own.grants.clone(), hosts: own.hosts.clone(), lifetime, after_s: 0 };
-        self.issue(&authority, csr, subject, &serial).await.map(Response::new)
+        let applied = self.operator.node.propose(OperatorService::command(&admitted, "", Op::RecordIssue(op))).await.map_err(refused_as_stranger)?;
+        let (owed_s, after_s) = owed(&applied);
+        let lifetime = Duration::from_secs(u64::try_from(own.lifetime_s).unwrap_or(0));
+        let subject = Subject { name: own.name.clone(), grants: own.grants.clone(), hosts: own.hosts.clone(), lifetime, after_s, owed_s };
+        self.issue(&authority, csr, &subject, &serial).await.map(Response::new)
     }
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Result<Response<CreateTokenReply>, Status> {
@@ -202,10 +252,9 @@ impl Access for AccessService {
         let admitted = Admitted::of(&request)?;
         self.operator.must_lead_or_hint().await?;
         let asked = request.into_inner();
-        // As openssl prints it: 5F:0C:...
-        let what = if asked.what.contains(':') { asked.what.replace(':', "").to_ascii_lowercase() } else { asked.what };
-        let op = Op::Revoke(Revoke { what, reason: asked.reason });
-        let applied = self.operator.node.propose(OperatorService::command(&admitted, &asked.request_id, op)).await.map_err(status)?;
+        let request_id = asked.request_id.clone();
+        let op = Op::Revoke(revoked(asked)?);
+        let applied = self.operator.node.propose(OperatorService::command(&admitted, &request_id, op)).await.map_err(status)?;
         Ok(Response::new(RevokeReply { kind: applied.name }))
     }
 }
@@ -213,6 +262,49 @@ impl Access for AccessService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_revoked_is_known_by_its_look_unless_it_is_said() {
+        let read = |what: &str, kind: &str| {
+            revoked(RevokeRequest { what: what.to_owned(), kind: kind.to_owned(), ..RevokeRequest::default() })
+                .map(|r| (r.what, r.kind))
+                .map_err(|s| s.message().to_owned())
+        };
+        let long = "5f0c5f0c5f0c5f0c";
+        for (what, kind, wanted) in [
+            ("e1", "", ("e1", "")),
+            ("t-12345678", "", ("t-12345678", "")),
+            ("5F:0C", "", ("5f0c", "serial")),
+            ("5F0C5F0C5F0C5F0C", "", (long, "serial")),
+            (&format!("00{long}"), "", (long, "serial")),
+            ("1", "serial", ("01", "serial")),
+            ("0A1", "serial", ("a1", "serial")),
+            (long, "name", (long, "name")),
+            ("cafe", "", ("cafe", "")),
+        ] {
+            assert_eq!(read(what, kind), Ok((wanted.0.to_owned(), wanted.1.to_owned())), "{what} {kind}");
+        }
+        assert!(read("edge-1", "serial").is_err_and(|m| m.contains("is no serial number")));
+        assert!(read("e1", "prober").is_err_and(|m| m.contains("is no kind")));
+    }
+
+    #[test]
+    fn a_renewal_that_gains_nothing_is_not_made() {
+        let own = |not_after_s: i64, lifetime_s: i64| Certified {
+            name: "e1".to_owned(),
+            grants: Vec::new(),
+            hosts: Vec::new(),
+            serial: String::new(),
+            issuer_serials: Vec::new(),
+            not_before_s: 0,
+            not_after_s,
+            lifetime_s,
+        };
+        assert!(!gains_nothing(&own(1_000, 1_000), 100_000, 700), "an issuer that lasts");
+        assert!(!gains_nothing(&own(1_000, 1_000), 1_200, 700), "it ends soon, and there is something to gain");
+        assert!(gains_nothing(&own(1_200, 1_000), 1_200, 800), "it ends with the certificate");
+        assert!(!gains_nothing(&own(1_000, 1_000), 2_000, 10), "asked for early");
+    }
 
     #[test]
     fn a_token_lets_in_what_makes_sense() {

@@ -80,7 +80,7 @@ type Files = Vec<(&'static str, String, u32)>;
 /// The files of one part, but for ca.crt.
 fn make(root: &Authority, part: &Part, lifetime: Duration, domains: &[String]) -> Result<Files, PkiError> {
     let keys = request(&part.name)?;
-    let subject = Subject { name: part.name.clone(), grants: part.grants.clone(), hosts: part.hosts.clone(), lifetime, after_s: 0 };
+    let subject = Subject { name: part.name.clone(), grants: part.grants.clone(), hosts: part.hosts.clone(), lifetime, after_s: 0, owed_s: i64::MAX };
     let issued = root.issue(Checked::read(&keys.csr_pem)?, &subject, &new_serial())?;
     let mut files = vec![("tls.crt", issued.chain_pem, 0o644), ("tls.key", keys.key_pem, 0o600)];
     if part.is_coordinator() {
@@ -266,7 +266,12 @@ pub(super) fn sign(args: CaSignArgs) -> Outcome {
 }
 
 pub(super) async fn revoke(api: &mut Api, args: CaRevokeArgs) -> Outcome {
-    let message = RevokeRequest { request_id: request_id(), what: args.what.clone(), reason: args.reason };
+    let kind = match (args.serial, args.name) {
+        (true, _) => "serial",
+        (_, true) => "name",
+        _ => "",
+    };
+    let message = RevokeRequest { request_id: request_id(), what: args.what.clone(), reason: args.reason, kind: kind.to_owned() };
     let reply = api.operator.call_via(async |via| AccessClient::new(via).revoke(message.clone()).await).await.map_err(|s| api.fail(&s))?;
     match reply.kind.as_str() {
         "token" => println!("token {} is revoked", args.what),

@@ -105,7 +105,7 @@ pub(crate) fn use_token(state: &mut State, command: &Command, op: &UseToken) -> 
     Ok(used)
 }
 
-/// Whether a word is a serial number: names are not that long and hexadecimal.
+/// Whether a word looks like a serial number: few names are that long and hexadecimal. Who means something else says so.
 fn is_serial(what: &str) -> bool {
     what.len() >= 16 && what.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
@@ -116,13 +116,20 @@ pub(crate) fn revoke(state: &mut State, command: &Command, op: &Revoke) -> Resul
     if op.what.is_empty() || op.what.len() > 253 {
         return Err(refused(RefusalCode::Invalid, "want a name, a serial number or the id of a token"));
     }
-    if let Some(token) = state.tokens.get_mut(&op.what) {
+    if op.kind.is_empty()
+        && let Some(token) = state.tokens.get_mut(&op.what)
+    {
         token.revoked_at_us = now;
         state.meta_mut().access_revision += 1;
         audit::record(state, command, "revoke", &format!("Token/{}", op.what), "", &op.reason);
         return Ok("token");
     }
-    let kind = if is_serial(&op.what) { "serial" } else { "name" };
+    let kind = match op.kind.as_str() {
+        "serial" => "serial",
+        "name" => "name",
+        _ if is_serial(&op.what) => "serial",
+        _ => "name",
+    };
     let subject = format!("{kind}/{}", op.what);
     let before = state.revocations.get(&subject).map(|r| r.at_us.to_string()).unwrap_or_default();
     if before.is_empty() && state.revocations.len() >= REVOCATIONS_KEPT {
@@ -134,7 +141,18 @@ pub(crate) fn revoke(state: &mut State, command: &Command, op: &Revoke) -> Resul
     Ok(kind)
 }
 
-/// Second at which a name was revoked last: its certificates from before it, or from then, are refused. 0 = never.
-pub fn name_revoked_s(state: &State, name: &str) -> i64 {
-    state.revocations.get(&format!("name/{name}")).map_or(0, |r| r.at_us / 1_000_000)
+/// When a name was revoked last: its certificates from before it, or from that second, are refused. 0 = never.
+pub(crate) fn name_revoked_us(state: &State, name: &str) -> i64 {
+    state.revocations.get(&format!("name/{name}")).map_or(0, |r| r.at_us)
+}
+
+/// A renewal, by whoever shows a certificate. It was let in before; in between it may have been revoked, and the log has the last word.
+pub(crate) fn record_issue(state: &mut State, command: &Command, op: &RecordIssue) -> Result<(), Refused> {
+    let by_name = state.revocations.get(&format!("name/{}", op.name)).is_some_and(|r| op.shown_not_before_s <= r.at_us / 1_000_000);
+    let by_serial = |serial: &String| state.revocations.get(&format!("serial/{serial}")).is_some();
+    if by_name || by_serial(&op.shown_serial) || op.shown_issuers.iter().any(by_serial) {
+        return Err(refused(RefusalCode::Invalid, format!("the certificate of {:?} ({}) was revoked", op.name, op.shown_serial)));
+    }
+    audit::record(state, command, "renew", &format!("Certificate/{}", op.name), &op.before, &op.after);
+    Ok(())
 }

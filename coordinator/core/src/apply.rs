@@ -69,11 +69,18 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
         Op::PromoteMember(op) => members::promote(state, command, op.id)?,
         Op::RemoveMember(op) => members::remove(state, command, op.id)?,
         Op::CreateToken(op) => applied.token = Some(Box::new(access::create(state, command, op)?)),
-        Op::UseToken(op) => applied.token = Some(Box::new(access::use_token(state, command, op)?)),
+        Op::UseToken(op) => {
+            let token = access::use_token(state, command, op)?;
+            (applied.owed_since_us, applied.name_revoked_us) = (token.used_at_us, access::name_revoked_us(state, &token.name));
+            applied.token = Some(Box::new(token));
+        }
         Op::Revoke(op) => applied.name = access::revoke(state, command, op)?.to_owned(),
         Op::DiscoverTargets(op) => discovery::discovered(state, op)?,
         Op::AcceptTargets(op) => discovery::accept(state, command, op)?,
-        Op::RecordIssue(op) => audit::record(state, command, "renew", &format!("Certificate/{}", op.name), &op.before, &op.after),
+        Op::RecordIssue(op) => {
+            access::record_issue(state, command, op)?;
+            (applied.owed_since_us, applied.name_revoked_us) = (state.now(), access::name_revoked_us(state, &op.name));
+        }
     }
     Ok(applied)
 }

@@ -200,7 +200,7 @@ impl tonic::service::Interceptor for Shown {
 }
 
 /// An error with its causes, on one line.
-pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+pub fn describe(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

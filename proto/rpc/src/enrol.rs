@@ -33,8 +33,10 @@ const TRIES: usize = 10;
 const TRY: Duration = Duration::from_secs(10);
 /// The pause before the next.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The wait after a renewal that failed.
+/// The wait after files that cannot be used.
 const RETRY_EVERY: Duration = Duration::from_secs(60);
+/// The longest wait after a renewal that failed.
+const RENEW_AGAIN_MAX: Duration = Duration::from_secs(900);
 
 /// A join token as a person carries it: who may enrol is the cluster's to know, whom to believe stands in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,7 +219,7 @@ pub fn due(own: &Certified, now_s: i64) -> bool {
     now_s >= own.renew_at_s()
 }
 
-/// Renews the certificate in `files` whenever a third of its life is left, for ever. `told` hears what happened, for the log.
+/// Renews the certificate in `files` whenever it is [`due`], for ever. `told` hears what happened, for the log.
 pub async fn keep_renewed(addresses: Vec<String>, files: TlsFiles, told: impl Fn(Result<&Certified, &str>) + Send) {
     loop {
         let now_s = jiff::Timestamp::now().as_second();
@@ -227,9 +229,9 @@ pub async fn keep_renewed(addresses: Vec<String>, files: TlsFiles, told: impl Fn
                     Ok(own) => told(Ok(&own)),
                     Err(e) => {
                         told(Err(&describe(&e)));
-                        // The nearer the end, the sooner again.
+                        // The nearer the end, the sooner again: a fleet whose issuer ends, or has no leader, asks in good time and not all the time.
                         let left = u64::try_from(own.not_after_s - now_s).unwrap_or(0);
-                        tokio::time::sleep(RETRY_EVERY.min(Duration::from_secs((left / 10).max(1)))).await;
+                        tokio::time::sleep(RENEW_AGAIN_MAX.min(Duration::from_secs((left / 20).max(1)))).await;
                     }
                 }
             }

@@ -21,6 +21,10 @@ pub const LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 pub const LIFETIME_MAX: Duration = Duration::from_secs(3_650 * 86_400);
 /// A certificate is valid from this much before it is made: clocks differ.
 const BACKDATED: Duration = Duration::from_secs(300);
+/// The last second that a certificate can name (RFC 5280, section 4.1.2.5).
+const LAST_S: i64 = 253_402_300_799;
+/// Before the seconds that a certificate was meant for, in its organisational unit, where it holds for another time.
+pub(crate) const LIFETIME_WORD: &str = "lifetime:";
 /// The longest signing request, in bytes: a key and a name.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 
@@ -75,6 +79,8 @@ pub struct Subject {
     pub lifetime: Duration,
     /// Not valid at or before this, in seconds since the epoch: when the name was revoked.
     pub after_s: i64,
+    /// Valid from this on at the latest: whatever is revoked from then on is of this certificate too.
+    pub owed_s: i64,
 }
 
 /// A certificate that was made.
@@ -142,7 +148,7 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, format!("probity authority {}", hex(&rand::random::<[u8; 4]>())));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        validity(&mut params, lifetime, 0, i64::MAX);
+        validity(&mut params, lifetime, 0, i64::MAX, i64::MAX);
         Ok((params.self_signed(&key)?.pem(), key.serialize_pem()))
     }
 
@@ -159,12 +165,23 @@ impl Authority {
         Ok(Authority { issuer, certificate_pem: certificate_pem.to_owned(), root, not_after_s })
     }
 
+    /// Until when it can issue, in seconds since the epoch: nothing that it issues lives longer.
+    pub fn not_after_s(&self) -> i64 {
+        self.not_after_s
+    }
+
     /// A certificate for whoever made the request.
     pub fn issue(&self, request: Checked, subject: &Subject, serial: &str) -> Result<Issued, PkiError> {
         let mut params = CertificateParams::new(subject.hosts.clone())?;
+        let not_after_s = validity(&mut params, subject.lifetime, subject.after_s, subject.owed_s, self.not_after_s);
         params.distinguished_name.push(DnType::CommonName, subject.name.as_str());
-        let grants: Vec<String> = subject.grants.iter().map(ToString::to_string).collect();
-        params.distinguished_name.push(DnType::OrganizationalUnitName, grants.join(" "));
+        let mut words: Vec<String> = subject.grants.iter().map(ToString::to_string).collect();
+        let lifetime_s = subject.lifetime.min(LIFETIME_MAX).as_secs();
+        if (params.not_after - params.not_before).whole_seconds().unsigned_abs() != lifetime_s {
+            // Cut short by the issuer's end, say: its renewal gets what was meant.
+            words.push(format!("{LIFETIME_WORD}{lifetime_s}"));
+        }
+        params.distinguished_name.push(DnType::OrganizationalUnitName, words.join(" "));
         params.use_authority_key_identifier_extension = true;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -172,7 +189,6 @@ impl Authority {
         if subject.grants.contains(&Grant::everywhere(Role::Coordinator)) {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
         }
-        let not_after_s = validity(&mut params, subject.lifetime, subject.after_s, self.not_after_s);
         let certificate = self.sign(request, params, serial)?;
         let issuer = if self.root { "" } else { &self.certificate_pem };
         Ok(Issued { chain_pem: certificate.pem() + issuer, serial: serial.to_owned(), not_after_s })
@@ -193,7 +209,7 @@ impl Authority {
             };
             params.name_constraints = Some(NameConstraints { permitted_subtrees: permitted.iter().map(subtree).collect(), excluded_subtrees: Vec::new() });
         }
-        let not_after_s = validity(&mut params, lifetime, 0, self.not_after_s);
+        let not_after_s = validity(&mut params, lifetime, 0, i64::MAX, self.not_after_s);
         let serial = new_serial();
         let certificate = self.sign(request, params, &serial)?;
         Ok(Issued { chain_pem: certificate.pem(), serial, not_after_s })
@@ -211,12 +227,13 @@ impl Authority {
 }
 
 /// Sets the times, and returns the end in seconds since the epoch.
-fn validity(params: &mut CertificateParams, lifetime: Duration, after_s: i64, at_most_s: i64) -> i64 {
+fn validity(params: &mut CertificateParams, lifetime: Duration, after_s: i64, owed_s: i64, at_most_s: i64) -> i64 {
     let now = SystemTime::now();
     let at = |s: i64| SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(s).unwrap_or(0));
     // A short-lived one is backdated by little: its age decides when it is renewed.
-    let from = (now - BACKDATED.min(lifetime / 10)).max(at(after_s.saturating_add(1)));
-    let until = (from + lifetime.min(LIFETIME_MAX)).min(at(at_most_s.min(253_402_300_799)));
+    let begin = (now - BACKDATED.min(lifetime / 10)).max(at(after_s.saturating_add(1)));
+    let from = begin.min(at(owed_s.min(LAST_S))).max(at(after_s.saturating_add(1)));
+    let until = (begin + lifetime.min(LIFETIME_MAX)).min(at(at_most_s.min(LAST_S)));
     params.not_before = from.into();
     params.not_after = until.into();
     until.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
@@ -234,6 +251,7 @@ mod tests {
             hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
             lifetime: Duration::from_secs(3_600),
             after_s: 0,
+            owed_s: i64::MAX,
         }
     }
 
@@ -312,6 +330,57 @@ mod tests {
         let asked = Subject { after_s: now - 10, ..subject("e1", &["prober"], &[]) };
         let issued = root.issue(Checked::read(&keys.csr_pem).expect("a request"), &asked, &new_serial()).expect("issued");
         assert!(certified(&issued.chain_pem).not_before_s > now - 10);
+    }
+
+    #[test]
+    fn a_certificate_begins_when_it_was_owed() {
+        let (_, root, _) = authorities(&[]);
+        let keys = request("e1").expect("a key");
+        let now = jiff::Timestamp::now().as_second();
+        let issue = |after_s: i64, owed_s: i64| {
+            let asked = Subject { after_s, owed_s, ..subject("e1", &["prober"], &[]) };
+            certified(&root.issue(Checked::read(&keys.csr_pem).expect("a request"), &asked, &new_serial()).expect("issued").chain_pem)
+        };
+        let late = issue(0, now - 900);
+        assert_eq!(late.not_before_s, now - 900, "the answer to a retry is of the first try");
+        assert!(late.not_after_s > now + 3_000 && late.lifetime_s == 3_600, "and lives as long as any: {late:?}");
+        assert_eq!(issue(now - 10, now - 5).not_before_s, now - 9);
+    }
+
+    /// What is cut short by its issuer's end is renewed for what was meant, and not for what was left.
+    #[test]
+    fn an_issuer_that_ends_soon_shortens_no_renewal() {
+        let (_, root, _) = authorities(&[]);
+        let keys = request("c1").expect("a key");
+        let made = root.intermediate(Checked::read(&keys.csr_pem).expect("a request"), "c1", &[], Duration::from_secs(600)).expect("an issuer");
+        let ending = Authority::load(&made.chain_pem, &keys.key_pem).expect("the issuer");
+        let issue = |by: &Authority, lifetime_s: i64| {
+            let lifetime = Duration::from_secs(lifetime_s.unsigned_abs());
+            let asked = Subject { lifetime, ..subject("e1", &["prober"], &[]) };
+            certified(&by.issue(Checked::read(&request("e1").expect("a key").csr_pem).expect("a request"), &asked, &new_serial()).expect("issued").chain_pem)
+        };
+        let cut = issue(&ending, 3_600);
+        assert_eq!((cut.not_after_s, cut.lifetime_s, cut.described().as_str()), (ending.not_after_s(), 3_600, "prober \"e1\""));
+        let whole = issue(&root, cut.lifetime_s);
+        assert_eq!((whole.not_after_s - whole.not_before_s, whole.lifetime_s), (3_600, 3_600));
+    }
+
+    /// Certificates of one moment are not renewed in one moment.
+    #[test]
+    fn renewals_are_spread() {
+        let (_, root, _) = authorities(&[]);
+        let due: Vec<i64> = (0..32)
+            .map(|_| {
+                let issued =
+                    root.issue(Checked::read(&request("e1").expect("a key").csr_pem).expect("a request"), &subject("e1", &["prober"], &[]), &new_serial());
+                let read = certified(&issued.expect("issued").chain_pem);
+                let left = read.not_after_s - read.renew_at_s();
+                assert!((1_200..=1_500).contains(&left), "from five twelfths to a third of its life: {left}");
+                left
+            })
+            .collect();
+        let distinct: std::collections::BTreeSet<i64> = due.iter().copied().collect();
+        assert!(distinct.len() > 8, "{due:?}");
     }
 
     #[test]

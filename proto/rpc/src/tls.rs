@@ -16,6 +16,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::access::{Grant, Role};
+use crate::pki::LIFETIME_WORD;
 
 /// A directory with `ca.crt`, `tls.crt` and `tls.key`, all PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,6 +265,8 @@ pub struct Certified {
     pub not_before_s: i64,
     /// Seconds since the epoch.
     pub not_after_s: i64,
+    /// How long it was meant to hold: its issuer's end may have cut it short.
+    pub lifetime_s: i64,
 }
 
 impl Certified {
@@ -275,20 +278,24 @@ impl Certified {
         let subject = leaf.subject();
         let name = subject.iter_common_name().next().and_then(|cn| cn.as_str().ok()).filter(|n| !n.is_empty()).ok_or("the certificate has no common name")?;
         let units = subject.iter_organizational_unit().filter_map(|ou| ou.as_str().ok());
-        let mut grants: Vec<Grant> = units.flat_map(|ou| ou.split([' ', ','])).filter_map(|word| Grant::parse(word).ok()).collect();
+        let words: Vec<&str> = units.flat_map(|ou| ou.split([' ', ','])).collect();
+        let meant_s = words.iter().find_map(|word| word.strip_prefix(LIFETIME_WORD)?.parse::<i64>().ok());
+        let mut grants: Vec<Grant> = words.iter().filter_map(|word| Grant::parse(word).ok()).collect();
         grants.sort();
         grants.dedup();
         let names = leaf.subject_alternative_name().ok().flatten().map(|n| n.value.general_names.as_slice()).unwrap_or_default();
         let hosts = names.iter().filter_map(host).collect();
         let issuer_serials = issuers.iter().filter_map(|c| x509_parser::parse_x509_certificate(c).ok()).map(|(_, c)| hex(serial(&c))).collect();
+        let (not_before_s, not_after_s) = (leaf.validity().not_before.timestamp(), leaf.validity().not_after.timestamp());
         Ok(Certified {
             name: name.to_owned(),
             grants,
             hosts,
             serial: hex(serial(&leaf)),
             issuer_serials,
-            not_before_s: leaf.validity().not_before.timestamp(),
-            not_after_s: leaf.validity().not_after.timestamp(),
+            not_before_s,
+            not_after_s,
+            lifetime_s: meant_s.filter(|s| *s > 0).unwrap_or(not_after_s.saturating_sub(not_before_s)),
         })
     }
 
@@ -298,9 +305,13 @@ impl Certified {
         format!("{} {:?}", if grants.is_empty() { "no role,".to_owned() } else { grants.join(", ") }, self.name)
     }
 
-    /// When it is time for a new one: a third of its life is left.
+    /// When it is time for a new one: from five twelfths to a third of its life is left, by the last digits of its serial number. Many
+    /// that were made in one moment are not renewed in one.
     pub fn renew_at_s(&self) -> i64 {
-        self.not_after_s - (self.not_after_s - self.not_before_s) / 3
+        let life = self.not_after_s - self.not_before_s;
+        let digits = self.serial.get(self.serial.len().saturating_sub(2)..).unwrap_or_default();
+        let early = i64::from(u8::from_str_radix(digits, 16).unwrap_or(0));
+        self.not_after_s - life / 3 - life / 12 * early / 256
     }
 }
 
