@@ -26,7 +26,7 @@ const CLOCKS_PATIENCE: Duration = Duration::from_secs(5);
 const BATCH: usize = 512;
 
 /// Rows of the state whose rules are looked at in each tick.
-const PATROL_ROWS: usize = 1_000;
+const PATROL_ROWS: usize = 200;
 
 /// Our own proposals have no caller.
 enum Waiter {

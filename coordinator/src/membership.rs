@@ -28,6 +28,9 @@ const CALL: Duration = Duration::from_secs(3);
 /// A leader that was asked to hand over waits this long for the new one.
 const HANDED_OVER: Duration = Duration::from_secs(3);
 
+/// A change of voters is over within this, while a quorum answers.
+const SETTLED: Duration = Duration::from_secs(10);
+
 /// Parts of a backup that wait for its reader.
 const BACKUP_PARTS: usize = 2;
 
@@ -162,7 +165,25 @@ impl OperatorService {
             let command = Self::command(&admitted, &asked.request_id, Op::RemoveMember(RemoveMember { id: member.id }));
             self.node.configure(command).await.map_err(status)?;
         }
-        Ok(MembershipReply { member: Some(member), voters: left.len() as u32, notes: notes(left.len()) })
+        let mut notes = notes(left.len());
+        if !self.settled(&member).await {
+            notes.push(format!("the others do not all know it yet: leave {} running until `probity cluster status` shows a quorum without it", member.name));
+        }
+        Ok(MembershipReply { member: Some(member), voters: left.len() as u32, notes })
+    }
+
+    /// Waits until a quorum of those who are left knows that a member votes no more: from then on it may be switched off. They know it when an entry is
+    /// committed that was proposed after the end of the change, since that came with the word of it.
+    async fn settled(&self, member: &MemberRecord) -> bool {
+        let id = member.id;
+        let over = move |_: &State, live: &crate::node::Live<'_>| !live.status.voters.contains(&id) && !live.status.voters_outgoing.contains(&id);
+        let known = async {
+            while !self.node.query(over).await.is_ok_and(|over| over) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            self.node.propose(Node::command(Op::Tick(Tick {}))).await.is_ok()
+        };
+        tokio::time::timeout(SETTLED, known).await.is_ok_and(|known| known)
     }
 
     /// `cluster backup`: from the leader, so that everything acknowledged before is in it, unless a stale one is asked for.

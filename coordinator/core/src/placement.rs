@@ -93,22 +93,25 @@ pub fn choose<'a>(check: &str, placement: &Placement, candidates: impl IntoItera
 /// The best of every zone come first, then the second of every zone, ...
 fn choose_ranked<'a>(check: &str, placement: &Placement, candidates: impl IntoIterator<Item = &'a Candidate>) -> Vec<Ranked<'a>> {
     let (count, label, check) = (wanted(placement), spread_by(placement), hash(check));
-    // Of a zone no more can be chosen than are wanted at all.
-    let mut zones: BTreeMap<u64, Vec<Ranked<'a>>> = BTreeMap::new();
+    // Of a zone no more can be chosen than are wanted at all. A fleet comes zone by zone, mostly.
+    let mut zones: Vec<(u64, Vec<Ranked<'a>>)> = Vec::new();
+    let mut at_of: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut at = 0;
     for candidate in candidates.into_iter().filter(|c| c.fits(placement.selector.as_ref())) {
         let new = Ranked { zone: candidate.zone_by(label), score: mix(check, candidate.hash), name: &candidate.name };
-        let best = zones.entry(new.zone).or_default();
-        if best.len() < count {
-            best.push(new);
-            best.sort_unstable_by(better);
-        } else if let Some(last) = best.last_mut()
-            && better(&new, last).is_lt()
-        {
-            *last = new;
-            best.sort_unstable_by(better);
+        if zones.get(at).is_none_or(|(zone, _)| *zone != new.zone) {
+            at = *at_of.entry(new.zone).or_insert(zones.len());
+            if at == zones.len() {
+                zones.push((new.zone, Vec::new()));
+            }
+        }
+        let best = &mut zones[at].1;
+        if best.len() < count || best.last().is_some_and(|last| better(&new, last).is_lt()) {
+            best.insert(best.partition_point(|b| better(b, &new).is_lt()), new);
+            best.truncate(count);
         }
     }
-    let mut in_turn: Vec<(usize, Ranked<'a>)> = zones.into_values().flat_map(|best| best.into_iter().enumerate()).collect();
+    let mut in_turn: Vec<(usize, Ranked<'a>)> = zones.into_iter().flat_map(|(_, best)| best.into_iter().enumerate()).collect();
     in_turn.sort_unstable_by(|(seen, a), (other, b)| seen.cmp(other).then_with(|| better(a, b)));
     in_turn.into_iter().take(count).map(|(_, ranked)| ranked).collect()
 }
@@ -135,6 +138,7 @@ impl Fleet {
             let list = if fleet::eligible(prober, now) { &mut all.eligible } else { &mut all.waiting };
             list.push(Candidate::of(prober));
         }
+        all.eligible.sort_by_key(|c| c.zone);
         all
     }
 }

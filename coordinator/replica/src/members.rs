@@ -17,6 +17,9 @@ use crate::node::Replica;
 use crate::sense::TERM_MAX;
 use crate::store::FormError;
 
+/// A member stays for so many ticks after it has seen its own removal. Others may not know of it yet, and until they do their elections ask for
+/// its vote: if it were gone at once, the loss of one more member could leave them without a quorum for ever.
+const LINGER_TICKS: u64 = 200;
 /// A member whose log lacks no more than this many entries has caught up.
 const CAUGHT_UP_ENTRIES: u64 = 64;
 
@@ -259,9 +262,17 @@ impl Replica {
         let Some(raft) = &mut self.raft else { return Ok(()) };
         let own = raft.raft.id;
         if !raft.store().joining() && !raft.store().is_member(own) {
-            return Err(Fatal::Removed { index: entry.index });
+            self.removed_at.get_or_insert((entry.index, self.ticks));
         }
         Ok(())
+    }
+
+    /// In each tick: whoever was removed has stayed long enough.
+    pub(crate) fn tend_removal(&self) -> Result<(), Fatal> {
+        match self.removed_at {
+            Some((index, at)) if self.ticks - at >= LINGER_TICKS => Err(Fatal::Removed { index }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Replica {
     /// When each member was last heard of, in ticks.
     pub(crate) heard: BTreeMap<u64, u64>,
     pub(crate) handed_over: u64,
+    /// Its own removal was applied: at which entry, and in which tick.
+    pub(crate) removed_at: Option<(u64, u64)>,
     /// This host's clocks, as it was told last.
     pub(crate) host: Option<HostTime>,
     pub(crate) council: Council,
@@ -121,6 +123,7 @@ impl Replica {
             disks: Disks::default(),
             heard: BTreeMap::new(),
             handed_over: 0,
+            removed_at: None,
             host: None,
             council: Council::default(),
             clock_handovers: 0,
@@ -333,6 +336,7 @@ impl Replica {
                 if source.as_mut().is_some_and(|s| !s.tick()) {
                     *source = None;
                 }
+                self.tend_removal()?;
                 self.tend_members()?;
                 self.tend_file()?;
             }

@@ -100,7 +100,7 @@ impl World {
     }
 
     fn begin(&mut self, change: Change) {
-        self.change = Some(change);
+        (self.change, self.settled_at) = (Some(change), None);
         self.counts.add(match change {
             Change::Join { replaces: 0, .. } => "join begun",
             Change::Join { .. } => "replacement begun",
@@ -164,9 +164,19 @@ impl World {
                 if in_group_ids(status, id) || !settled {
                     self.configure(leader, Op::RemoveMember(RemoveMember { id }));
                 } else {
-                    self.counts.add("member removed");
-                    self.change = None;
-                    self.retire(m);
+                    // It is switched off when an entry from after the change is committed, as `cluster remove` waits for one.
+                    match self.settled_at {
+                        Some(at) if status.commit > at => {
+                            self.counts.add("member removed");
+                            (self.change, self.settled_at) = (None, None);
+                            self.retire(m);
+                        }
+                        Some(_) => {}
+                        None => {
+                            self.settled_at = Some(status.last);
+                            self.request(leader, Request::Propose(command(Op::Tick(Tick {})), Waiter::Operator));
+                        }
+                    }
                 }
             }
         }

@@ -119,6 +119,8 @@ pub(crate) struct World {
     pub(crate) nemesis: Nemesis,
     /// The change of members that is under way.
     pub(crate) change: Option<Change>,
+    /// The log's end when the leader saw that a removed member votes no more.
+    pub(crate) settled_at: Option<u64>,
     pub(crate) changes_asked: u64,
     pub(crate) checks: Checks,
     pub(crate) counts: Counts,
@@ -148,6 +150,7 @@ impl World {
             next_stream: 0,
             nemesis: Nemesis::new(stream("nemesis")),
             change: None,
+            settled_at: None,
             changes_asked: 0,
             checks: Checks::new(),
             counts: Counts::default(),
