@@ -555,3 +555,75 @@ fn who_says_nothing_is_sent_away() {
     }
     let _: Value = cluster.admin.json(&["status"]).expect("still there");
 }
+
+/// Somebody at another address who opens all the connections that he can, and says nothing.
+#[test]
+fn silence_from_one_address_keeps_nobody_else_out() {
+    let cluster = Cluster::start();
+    let address: std::net::SocketAddr = cluster.grpc.parse().expect("an address");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (stopped, opened) = (stop.clone(), std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0)));
+    let counted = opened.clone();
+    let flood = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let mut held = std::collections::VecDeque::new();
+            while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
+                let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+                socket.bind("127.0.0.2:0".parse().expect("an address")).expect("loopback has many addresses");
+                if let Ok(stream) = socket.connect(address).await {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                    held.push_back(stream);
+                }
+                if held.len() > 400 {
+                    held.pop_front();
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            }
+        });
+    });
+    wait_for("many that say nothing", || (opened.load(std::sync::atomic::Ordering::SeqCst) > 1_000).then_some(()));
+    for _ in 0..5 {
+        // One call: it is not tried again where the connection is closed on it.
+        let said = cluster.admin.run(&["status", "--stale"]);
+        assert_eq!(said.code, 0, "{said:?}");
+    }
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    flood.join().expect("it ended");
+}
+
+/// A stream that was begun with a good credential ends with it.
+#[test]
+fn who_watches_is_looked_at_again() {
+    let cluster = Cluster::start();
+    let bare = cluster.path("bare");
+    std::fs::create_dir(&bare).expect("a directory");
+    std::fs::copy(cluster.path("tls/ca.crt"), bare.join("ca.crt")).expect("a copy");
+    let watch = |client: &Client, token: Option<&str>| {
+        let mut command = client.command(&["get", "probes", "-n", "shop", "-w"]);
+        if let Some(token) = token {
+            command.env("PROBITY_TOKEN", token);
+        }
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().expect("probity runs")
+    };
+    let ended = |mut watching: std::process::Child| {
+        let code = wait_for("the watch to end", || watching.try_wait().expect("its state")).code();
+        let mut err = String::new();
+        watching.stderr.take().expect("piped").read_to_string(&mut err).expect("text");
+        (code, err)
+    };
+    let made = |path: String| std::fs::read_to_string(path).expect("a token").trim().to_owned();
+    let (revoked, brief) =
+        (made(cluster.token("r1", &["--read", "wall=viewer:shop"])), made(cluster.token("r2", &["--read", "brief=viewer:shop", "--valid", "3s"])));
+    let reader = Client { server: cluster.grpc.clone(), tls_dir: Some(bare) };
+    let (by_revoked, by_brief, by_certificate) = (watch(&reader, Some(&revoked)), watch(&reader, Some(&brief)), watch(&cluster.client("otto"), None));
+    let (code, err) = ended(by_brief);
+    assert!(code != Some(0) && err.contains("has expired"), "{code:?} {err}");
+    let id = revoked.split('.').next().and_then(|p| p.strip_prefix("probity-read-")).expect("an id").to_owned();
+    assert_eq!(cluster.admin.run(&["ca", "revoke", &id]).code, 0);
+    let (code, err) = ended(by_revoked);
+    assert!(code != Some(0) && err.contains("was revoked"), "{code:?} {err}");
+    assert_eq!(cluster.admin.run(&["ca", "revoke", "otto"]).code, 0);
+    let (code, err) = ended(by_certificate);
+    assert!(code != Some(0), "{code:?} {err}");
+}

@@ -1,7 +1,6 @@
 //! Telling receivers: at least once, recognisable as a repeat, a resolve never lost (rule R4). What came of it is committed.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use crate::node::Node;
-use crate::outside::{Policy, cause};
+use crate::outside::{Policy, cause, host_of};
+use crate::secrets::Secrets;
 use crate::view::rfc3339;
 
 /// Deliveries at once.
@@ -28,6 +28,9 @@ const RESEND_US: i64 = 60 * SECOND_US;
 const RESEND_RESOLVED_FOR_US: i64 = 300 * SECOND_US;
 /// Waits between attempts: doubling to this.
 const RETRY_MAX_US: i64 = 60 * SECOND_US;
+
+/// Events API v2.
+const PAGERDUTY: &str = "https://events.pagerduty.com/v2/enqueue";
 
 /// One thing to tell.
 #[derive(Debug, Clone)]
@@ -42,7 +45,7 @@ struct Delivery {
 #[derive(Debug, Clone)]
 pub(crate) struct Effects {
     client: reqwest::Client,
-    secrets_dir: Option<PathBuf>,
+    secrets: Secrets,
     policy: Policy,
     in_flight: Arc<Mutex<BTreeSet<(String, String, u32)>>>,
     limit: Arc<Semaphore>,
@@ -50,9 +53,9 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
-    pub(crate) fn new(secrets_dir: Option<PathBuf>, policy: Policy) -> Result<Effects, reqwest::Error> {
+    pub(crate) fn new(secrets: Secrets, policy: Policy) -> Result<Effects, reqwest::Error> {
         let client = policy.client(0).build()?;
-        Ok(Effects { client, secrets_dir, policy, in_flight: Arc::default(), limit: Arc::new(Semaphore::new(DELIVERIES_MAX)), tasks: TaskTracker::new() })
+        Ok(Effects { client, secrets, policy, in_flight: Arc::default(), limit: Arc::new(Semaphore::new(DELIVERIES_MAX)), tasks: TaskTracker::new() })
     }
 
     /// Starts every delivery that is due and not under way.
@@ -119,8 +122,11 @@ impl Effects {
     }
 
     async fn webhook(&self, node: &Node, delivery: &Delivery, webhook: &WebhookReceiver) -> Result<u16, (u16, String)> {
-        let url = if webhook.url_secret_ref.is_empty() { webhook.url.clone() } else { self.secret(&webhook.url_secret_ref).await? };
-        let token = if webhook.token_secret_ref.is_empty() { None } else { Some(self.secret(&webhook.token_secret_ref).await?) };
+        let url = if webhook.url_secret_ref.is_empty() { webhook.url.clone() } else { self.secret(&webhook.url_secret_ref, delivery, None).await? };
+        let token = match webhook.token_secret_ref.as_str() {
+            "" => None,
+            name => Some(self.secret(name, delivery, Some(&url)).await?),
+        };
         let (name, namespace) = (delivery.episode.slo.clone(), delivery.episode.namespace.clone());
         let explain = node.query(move |state, _| crate::view::slo_summary(state, &namespace, &name)).await.ok().flatten();
         let body = cloud_event(delivery, explain);
@@ -152,7 +158,7 @@ impl Effects {
 
     async fn pagerduty(&self, delivery: &Delivery, receiver: &PagerDutyReceiver) -> Result<u16, (u16, String)> {
         let e = &delivery.episode;
-        let routing_key = self.secret(&receiver.routing_key_secret_ref).await?;
+        let routing_key = self.secret(&receiver.routing_key_secret_ref, delivery, Some(PAGERDUTY)).await?;
         let severity = if e.severity() == Severity::Page { "critical" } else { "warning" };
         // Events API v2: at most 1,024 characters.
         let summary: String = e.annotations.get("summary").map(|s| s.chars().take(1_024).collect()).unwrap_or_default();
@@ -163,22 +169,22 @@ impl Effects {
             "payload": {"summary": summary, "source": format!("probity/{}", delivery.cluster), "severity": severity, "timestamp": rfc3339(e.fired_at_us),
                         "component": e.slo, "group": e.namespace, "class": e.rule, "custom_details": e.labels},
         });
-        self.post("https://events.pagerduty.com/v2/enqueue", &body, "application/json", None).await
+        self.post(PAGERDUTY, &body, "application/json", None).await
     }
 
     async fn slack(&self, delivery: &Delivery, receiver: &SlackReceiver) -> Result<u16, (u16, String)> {
         let e = &delivery.episode;
-        let url = self.secret(&receiver.url_secret_ref).await?;
+        let url = self.secret(&receiver.url_secret_ref, delivery, None).await?;
         let word = if delivery.row.resolved { "resolved" } else { "FIRING" };
         let summary = e.annotations.get("summary").cloned().unwrap_or_default();
         let body = json!({"text": format!("{word}: {}/{} in {}: {summary}", e.slo, e.rule, e.namespace)});
         self.post(&url, &body, "application/json", None).await
     }
 
-    async fn secret(&self, name: &str) -> Result<String, (u16, String)> {
-        let dir = self.secrets_dir.as_ref().ok_or_else(|| (0, format!("secret {name:?} is not there: no secretsDir on this host")))?;
-        let read = tokio::fs::read_to_string(dir.join(name)).await;
-        read.map(|t| t.trim_end().to_owned()).map_err(|e| (0, format!("secret {name:?} cannot be read: {}", e.kind())))
+    /// A secret for the receiver's namespace, to be sent to `url`.
+    async fn secret(&self, name: &str, delivery: &Delivery, url: Option<&str>) -> Result<String, (u16, String)> {
+        let host = url.map(host_of);
+        self.secrets.read_for(name, &delivery.row.namespace, host.as_deref()).await.map_err(|message| (0, message))
     }
 
     /// Posts JSON. An error is (status or 0, what a person is told): never the URL, which may be a secret.

@@ -271,6 +271,32 @@ impl Admitted {
     }
 }
 
+/// A credential that was good when its request began: whoever answers for long looks at it again.
+#[derive(Debug, Clone)]
+pub(crate) struct Standing {
+    gate: Gate,
+    link: Link,
+    authorization: Option<String>,
+}
+
+impl Standing {
+    /// Waits until it is good no more: it was revoked, or its time is over. Why, for its bearer.
+    pub(crate) async fn lost(mut self) -> String {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                end = self.gate.list.changed() => if end.is_err() { return "the coordinator is stopping".to_owned() },
+                _ = look.tick() => {}
+            }
+            match self.gate.caller(&self.link, self.authorization.as_deref()).await {
+                Ok(Some(_)) => {}
+                Ok(None) => return "a credential is wanted".to_owned(),
+                Err(why) => return why,
+            }
+        }
+    }
+}
+
 /// Puts the gate before every service.
 #[derive(Debug, Clone)]
 pub(crate) struct GateLayer(pub(crate) Gate, pub(crate) Forward);
@@ -321,6 +347,7 @@ where
                     {
                         return Ok(forward.hand_on(&leader, &link, request).await);
                     }
+                    request.extensions_mut().insert(Standing { gate, link: link.clone(), authorization });
                     request.extensions_mut().insert(link);
                     request.extensions_mut().insert(admitted);
                     inner.call(request).await

@@ -1,19 +1,19 @@
 //! The dead man's switch: a URL is called while the cluster can page. It stops when there is no leader, no quorum, or when
 //! deliveries are stuck: silence is the alarm.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::HeartbeatConfig;
 use crate::node::Node;
+use crate::secrets::Secrets;
 
 /// A delivery that failed this often is stuck.
 const STUCK_ATTEMPTS: u32 = 5;
 
 /// Calls it while this member leads.
-pub(crate) async fn run(node: Node, config: HeartbeatConfig, secrets_dir: Option<PathBuf>, stop: CancellationToken) {
+pub(crate) async fn run(node: Node, config: HeartbeatConfig, secrets: Secrets, stop: CancellationToken) {
     let Ok(client) = reqwest::Client::builder().timeout(Duration::from_secs(10)).build() else { return };
     loop {
         tokio::select! {
@@ -23,10 +23,12 @@ pub(crate) async fn run(node: Node, config: HeartbeatConfig, secrets_dir: Option
         if !node.leadership.borrow().leading || !can_page(&node).await {
             continue;
         }
-        let Some(dir) = &secrets_dir else { continue };
-        let Ok(url) = tokio::fs::read_to_string(dir.join(&config.url_secret_ref)).await else {
-            tracing::error!(secret = config.url_secret_ref, "the heartbeat's secret cannot be read: no heartbeat is sent");
-            continue;
+        let url = match secrets.read(&config.url_secret_ref).await {
+            Ok(url) => url,
+            Err(why) => {
+                tracing::error!(why, "no heartbeat is sent");
+                continue;
+            }
         };
         if let Err(e) = client.post(url.trim()).send().await {
             tracing::warn!(error = %e.without_url(), "heartbeat not delivered");

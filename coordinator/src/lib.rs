@@ -24,6 +24,7 @@ pub mod openid;
 mod operator;
 mod outside;
 mod peer;
+mod secrets;
 mod start;
 mod telemetry;
 pub mod view;

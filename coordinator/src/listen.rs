@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -24,8 +24,14 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 const KNOWN_MAX: usize = 8_192;
 /// Connections of those who did not (yet): they are enrolling, or read with a token.
 const UNKNOWN_MAX: usize = 512;
+/// Of them from one address: a proxy has as many for its readers, and more addresses than one who is up to no good.
+const UNKNOWN_EACH: usize = 128;
 /// Handshakes at a time: each costs a signature.
 const HANDSHAKES_MAX: usize = 128;
+/// Of them from one address: a fleet behind one comes in turns.
+const HANDSHAKES_EACH: usize = 32;
+/// A client speaks first, and at once.
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(1);
 /// A handshake takes no longer.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that wait to be served.
@@ -68,6 +74,64 @@ impl ServerTls {
             }
         }
         loaded.1.clone()
+    }
+}
+
+/// Room for so many at a time, and so many of one address.
+#[derive(Debug)]
+struct Room {
+    all: Arc<Semaphore>,
+    each: usize,
+    /// As many entries as there are places at most.
+    taken: Mutex<BTreeMap<IpAddr, usize>>,
+}
+
+/// A place in it, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    room: Arc<Room>,
+    address: IpAddr,
+    _one: OwnedSemaphorePermit,
+}
+
+/// Who counts as one: of IPv6 a network of 64 bits, which is what a host is given.
+fn one(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
+        v4 => v4,
+    }
+}
+
+impl Room {
+    fn new(all: usize, each: usize) -> Arc<Room> {
+        Arc::new(Room { all: Arc::new(Semaphore::new(all)), each, taken: Mutex::default() })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let (address, mut taken) = (one(address), self.taken());
+        if taken.get(&address).is_some_and(|n| *n >= self.each) {
+            return None;
+        }
+        let permit = self.all.clone().try_acquire_owned().ok()?;
+        *taken.entry(address).or_default() += 1;
+        drop(taken);
+        Some(Place { room: self.clone(), address, _one: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.room.taken();
+        if let Some(n) = taken.get_mut(&self.address) {
+            *n -= 1;
+            if *n == 0 {
+                taken.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -136,7 +200,7 @@ pub(crate) struct Conn {
     pub(crate) link: Link,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _registered: Registered,
-    _room: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Conn {
@@ -197,9 +261,9 @@ pub(crate) fn incoming(listener: TcpListener, tls: Option<ServerTls>, connection
         let door = Arc::new(Door {
             tls,
             connections,
-            known: Arc::new(Semaphore::new(KNOWN_MAX)),
-            unknown: Arc::new(Semaphore::new(UNKNOWN_MAX)),
-            handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
+            known: Room::new(KNOWN_MAX, KNOWN_MAX),
+            unknown: Room::new(UNKNOWN_MAX, UNKNOWN_EACH),
+            handshakes: Room::new(HANDSHAKES_MAX, HANDSHAKES_EACH),
         });
         loop {
             let (stream, address) = tokio::select! {
@@ -214,7 +278,7 @@ pub(crate) fn incoming(listener: TcpListener, tls: Option<ServerTls>, connection
                     }
                 },
             };
-            let Ok(handshake) = door.handshakes.clone().try_acquire_owned() else {
+            let Some(handshake) = door.handshakes.take(address.ip()) else {
                 door.connections.refused.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
@@ -235,15 +299,20 @@ pub(crate) fn incoming(listener: TcpListener, tls: Option<ServerTls>, connection
 struct Door {
     tls: Option<ServerTls>,
     connections: Arc<Connections>,
-    known: Arc<Semaphore>,
-    unknown: Arc<Semaphore>,
-    handshakes: Arc<Semaphore>,
+    known: Arc<Room>,
+    unknown: Arc<Room>,
+    handshakes: Arc<Room>,
 }
 
 impl Door {
     async fn admit(&self, stream: TcpStream, address: SocketAddr) -> Option<Conn> {
         let _ = stream.set_nodelay(true);
         let Some(tls) = &self.tls else { return self.enter(Stream::Plain(stream), address, None, &self.known) };
+        let speaks = tokio::time::timeout(FIRST_BYTE_TIMEOUT, stream.peek(&mut [0])).await;
+        if !matches!(speaks, Ok(Ok(1))) {
+            self.connections.failed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
         let handshake = TlsAcceptor::from(tls.current()).accept(stream);
         let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
             Ok(Ok(stream)) => stream,
@@ -263,12 +332,32 @@ impl Door {
         self.enter(Stream::Tls(Box::new(stream)), address, certified, room)
     }
 
-    fn enter(&self, stream: Stream, address: SocketAddr, certified: Option<Arc<Certified>>, room: &Arc<Semaphore>) -> Option<Conn> {
-        let Ok(room) = room.clone().try_acquire_owned() else {
+    fn enter(&self, stream: Stream, address: SocketAddr, certified: Option<Arc<Certified>>, room: &Arc<Room>) -> Option<Conn> {
+        let Some(place) = room.take(address.ip()) else {
             self.connections.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
         let (registered, cut) = self.connections.add(certified.clone());
-        Some(Conn { stream, link: Link { address, certified }, cut: Box::pin(cut.cancelled_owned()), _registered: registered, _room: room })
+        Some(Conn { stream, link: Link { address, certified }, cut: Box::pin(cut.cancelled_owned()), _registered: registered, _place: place })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_takes_all_the_room() {
+        let room = Room::new(4, 2);
+        let take = |address: &str| room.take(address.parse().expect("an address"));
+        let (a, b) = (take("192.0.2.1"), take("::ffff:192.0.2.1"));
+        assert!(a.is_some() && b.is_some() && take("192.0.2.1").is_none(), "one address, in both its forms");
+        let (c, d) = (take("2001:db8::1"), take("2001:db8::ffff:2"));
+        assert!(c.is_some() && d.is_some(), "others have theirs");
+        assert!(take("2001:db8:0:1::1").is_none(), "all are taken");
+        drop(d);
+        assert!(take("2001:db8::3").is_some() && take("2001:db8:0:1::1").is_some());
+        drop((a, b, c));
+        assert!(room.taken().is_empty());
     }
 }

@@ -5,6 +5,7 @@
 //! Deliberately absent: a login flow, sessions, cookies. A proxy or a program gets the token; here it is judged.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -13,7 +14,8 @@ use probity_rpc::access::{Caller, Grant};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde::Deserialize;
 use serde_json::Value;
-use tokio::sync::Mutex;
+
+use crate::outside::cause;
 
 /// The longest token, in bytes: a provider puts a person's groups into it.
 const TOKEN_BYTES_MAX: usize = 16 * 1024;
@@ -212,18 +214,31 @@ struct Keys {
     got_at: Option<Instant>,
 }
 
+impl Keys {
+    /// The key of that name, or the only one for a token that names none; and whether it is time to ask again.
+    fn find(&self, id: &str) -> (Option<Key>, bool) {
+        let found = match self.keys.as_slice() {
+            [(_, only)] if id.is_empty() => Some(only.clone()),
+            keys => keys.iter().find(|(kid, _)| kid == id && !id.is_empty()).map(|(_, key)| key.clone()),
+        };
+        (found, self.got_at.is_none_or(|at| at.elapsed() >= KEYS_KEPT))
+    }
+}
+
 /// The provider, with its keys at hand.
 #[derive(Debug)]
 pub(crate) struct OpenId {
     config: OpenIdConfig,
     client: reqwest::Client,
     keys: Mutex<Keys>,
+    /// Whoever asks the provider holds this: one at a time, and nobody whose key is known waits for it.
+    asking: tokio::sync::Mutex<()>,
 }
 
 impl OpenId {
     pub(crate) fn new(config: OpenIdConfig) -> Result<OpenId, reqwest::Error> {
         let client = reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).build()?;
-        Ok(OpenId { config, client, keys: Mutex::default() })
+        Ok(OpenId { config, client, keys: Mutex::default(), asking: tokio::sync::Mutex::default() })
     }
 
     /// Who bears a token; the error is for a person, and has nothing of the token in it.
@@ -240,31 +255,36 @@ impl OpenId {
         judge(&self.config, &parts.claims, now_s, origin)
     }
 
+    fn known(&self) -> MutexGuard<'_, Keys> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn key(&self, id: &str) -> Result<Key, String> {
-        // One asks, the others wait for what it learns.
-        let mut known = self.keys.lock().await;
-        let find = |known: &Keys| match known.keys.as_slice() {
-            [(_, only)] if id.is_empty() => Some(only.clone()),
-            keys => keys.iter().find(|(kid, _)| kid == id && !id.is_empty()).map(|(_, key)| key.clone()),
+        let (found, old) = self.known().find(id);
+        let asking = match (&found, old) {
+            (Some(key), false) => return Ok(key.clone()),
+            // An old key is better than none: one asks for a new one, the others go on.
+            (Some(key), true) => match self.asking.try_lock() {
+                Ok(asking) => asking,
+                Err(_) => return Ok(key.clone()),
+            },
+            // One asks, the others wait for what it learns.
+            (None, _) => self.asking.lock().await,
         };
-        let age = known.asked_at.map(|at| at.elapsed());
-        let found = find(&known);
-        let fresh = known.got_at.is_some_and(|at| at.elapsed() < KEYS_KEPT);
-        if let (Some(key), true) = (&found, fresh) {
-            return Ok(key.clone());
-        }
-        if age.is_none_or(|age| age >= ASK_AGAIN) {
+        if self.known().asked_at.is_none_or(|at| at.elapsed() >= ASK_AGAIN) {
             let fetched = self.fetch().await;
+            let mut known = self.known();
             // Said only now: a caller that went away meanwhile has learnt nothing for the others.
             known.asked_at = Some(Instant::now());
             match fetched {
                 Ok(keys) => (known.keys, known.got_at) = (keys, Some(Instant::now())),
-                // An old key is better than none: the provider may be down for a while.
+                // The provider may be down for a while.
                 Err(why) if found.is_none() => return Err(format!("the keys of {} cannot be had: {why}", self.config.issuer)),
                 Err(why) => tracing::warn!(issuer = self.config.issuer, why, "the provider's keys cannot be had; the old ones are used"),
             }
         }
-        find(&known).ok_or_else(|| format!("{} has no key {id:?}", self.config.issuer))
+        drop(asking);
+        self.known().find(id).0.ok_or_else(|| format!("{} has no key {id:?}", self.config.issuer))
     }
 
     /// Discovery, then the keys.
@@ -285,19 +305,12 @@ impl OpenId {
     }
 
     async fn document(&self, url: &str) -> Result<Value, String> {
-        let cause = |e: reqwest::Error| {
-            let mut inner: &dyn std::error::Error = &e;
-            while let Some(next) = inner.source() {
-                inner = next;
-            }
-            inner.to_string()
-        };
-        let mut response = self.client.get(url).send().await.map_err(cause)?;
+        let mut response = self.client.get(url).send().await.map_err(|e| cause(&e))?;
         if !response.status().is_success() {
             return Err(format!("{url} answered {}", response.status()));
         }
         let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(cause)? {
+        while let Some(chunk) = response.chunk().await.map_err(|e| cause(&e))? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > DOCUMENT_BYTES_MAX {
                 return Err(format!("{url} has more than {DOCUMENT_BYTES_MAX} bytes"));

@@ -18,7 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::config::CoordinatorConfig;
 use crate::forward::Forward;
-use crate::gate::Admitted;
+use crate::gate::{Admitted, Standing};
 use crate::listen::Link;
 use crate::node::{Node, ProposeError};
 use crate::peer::{Peers, identify};
@@ -290,6 +290,7 @@ impl Operator for OperatorService {
 
     async fn watch(&self, request: Request<ReadRequest>) -> Result<Response<WatchStream>, Status> {
         let admitted = Admitted::of(&request)?;
+        let standing = request.extensions().get::<Standing>().cloned().ok_or_else(|| Status::internal("a request that passed no gate"))?;
         self.must_lead_or_hint().await?;
         let path = request.into_inner().path;
         // A wrong path is told at once.
@@ -299,9 +300,15 @@ impl Operator for OperatorService {
         let (service, mut changed, mut leadership) = (self.clone(), self.node.changed(), self.node.leadership());
         tokio::spawn(async move {
             let _ = tx.send(Ok(last.clone())).await;
+            let lost = standing.lost();
+            tokio::pin!(lost);
             loop {
                 tokio::select! {
                     () = service.stop.cancelled() => return,
+                    why = &mut lost => {
+                        let _ = tx.send(Err(Status::unauthenticated(why))).await;
+                        return;
+                    }
                     () = tx.closed() => return,
                     _ = leadership.changed() => if !leadership.borrow_and_update().leading { return },
                     end = changed.changed() => if end.is_err() { return },

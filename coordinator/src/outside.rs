@@ -60,6 +60,11 @@ impl Resolve for Policy {
     }
 }
 
+/// The host of a URL; empty when it has none, which no secret is for.
+pub(crate) fn host_of(url: &str) -> String {
+    reqwest::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned)).unwrap_or_default()
+}
+
 /// The innermost cause.
 pub(crate) fn cause(error: &reqwest::Error) -> String {
     let mut text = error.to_string();

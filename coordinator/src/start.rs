@@ -43,6 +43,7 @@ use crate::openid::OpenId;
 use crate::operator::OperatorService;
 use crate::outside::Policy;
 use crate::peer::{PeerService, Peers, find_members};
+use crate::secrets::Secrets;
 use crate::telemetry::GameDayTraces;
 use crate::{discovery, heartbeat, http, leader, listen, membership};
 
@@ -224,12 +225,13 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         }
     });
     let policy = Policy { allow_loopback: config.allow_loopback };
-    let effects = Effects::new(config.secrets_dir.clone(), policy)?;
-    let sources = discovery::Sources::new(config.secrets_dir.clone(), config.targets_dir.clone(), policy);
+    let secrets = Secrets::new(config.secrets_dir.clone(), config.heartbeat.as_ref().map(|h| h.url_secret_ref.clone()));
+    let effects = Effects::new(secrets.clone(), policy)?;
+    let sources = discovery::Sources::new(secrets.clone(), config.targets_dir.clone(), policy);
     tasks.spawn(discovery::run(node.clone(), sources, stop.clone()));
     tasks.spawn(leader::run(node.clone(), effects, GameDayTraces::new(config.otel.clone()), stop.clone()));
     if let Some(heartbeat) = config.heartbeat.clone() {
-        tasks.spawn(heartbeat::run(node.clone(), heartbeat, config.secrets_dir.clone(), stop.clone()));
+        tasks.spawn(heartbeat::run(node.clone(), heartbeat, secrets, stop.clone()));
     }
     let others = config.initial_members.iter().filter(|(name, _)| **name != config.name).map(|(_, a)| a.clone()).collect();
     tasks.spawn(find_members(others, config.tls.clone(), node.clone(), peers.clone(), own.clone(), stop.clone()));

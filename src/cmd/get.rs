@@ -108,7 +108,12 @@ pub(super) async fn events(api: &mut Api, args: EventsArgs, format: Format) -> O
     }
     let mut last = last_sequence(&value);
     let mut stream = api.watch(&path).await?;
-    while let Some(value) = stream.next().await {
+    loop {
+        let Some(value) = stream.next().await else {
+            // A failover: nothing is shown twice, and nothing is left out that is still kept.
+            stream = api.watch(&path).await?;
+            continue;
+        };
         for item in items(&value) {
             let sequence = at(item, "status.sequence").as_u64();
             if sequence > last {
@@ -120,7 +125,6 @@ pub(super) async fn events(api: &mut Api, args: EventsArgs, format: Format) -> O
             }
         }
     }
-    Err(Fail::new(crate::exit::UNREACHABLE, "the coordinator went away"))
 }
 
 fn last_sequence(value: &Value) -> Option<u64> {

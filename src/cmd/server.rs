@@ -62,6 +62,7 @@ pub(super) async fn coordinator(args: ServerArgs) -> Outcome {
     log("info");
     config.otel = otel("probity-coordinator", &config.name)?;
     let name = config.name.clone();
+    mend(config.tls.as_ref())?;
     let stop = stop_on_signal();
     let members = config.initial_members.values().filter(|a| **a != config.advertise).cloned();
     let addresses = std::iter::once(config.advertise.clone()).chain(members).collect();
@@ -71,6 +72,16 @@ pub(super) async fn coordinator(args: ServerArgs) -> Outcome {
     running.wait().await.map_err(|e| Fail::of(exit::NO, &e))?;
     tracing::info!(member = name, "coordinator has ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ends a renewal that a crash cut short.
+fn mend(tls: Option<&TlsFiles>) -> Result<(), Fail> {
+    if let Some(files) = tls
+        && probity_rpc::enrol::mend(files).map_err(|e| Fail::of(exit::NO, &e))?
+    {
+        tracing::info!(dir = %files.dir.display(), "a renewal of the certificate that was cut short is ended");
+    }
+    Ok(())
 }
 
 /// Keeps the certificate of a server alive, for as long as it runs. With certificates of another authority somebody else does that, and
@@ -107,6 +118,7 @@ pub(super) async fn prober(args: ProberArgs) -> Outcome {
     log("info");
     config.otel = otel("probity-prober", &config.name)?;
     let name = config.name.clone();
+    mend(config.tls.as_ref())?;
     if let Some(files) = &config.tls {
         match token_file {
             Some(token_file) if !files.has_own() => {

@@ -5,9 +5,9 @@ use std::io::{IsTerminal, Write};
 
 use serde_json::Value;
 
+use crate::Outcome;
 use crate::api::Api;
 use crate::output::print_lines;
-use crate::{Fail, Outcome, exit};
 
 pub(super) async fn watch(api: &mut Api, path: &str, lines: impl Fn(&Value) -> Vec<String>) -> Outcome {
     let terminal = std::io::stdout().is_terminal();
@@ -16,8 +16,8 @@ pub(super) async fn watch(api: &mut Api, path: &str, lines: impl Fn(&Value) -> V
     let mut stream = api.watch(path).await?;
     loop {
         let Some(value) = stream.next().await else {
-            // A failover: the client finds another coordinator.
-            stream = api.watch(path).await.map_err(|_| Fail::new(exit::UNREACHABLE, "the coordinator went away"))?;
+            // A failover: the client finds another coordinator, or is told why it may watch no more.
+            stream = api.watch(path).await?;
             continue;
         };
         let now = lines(&value);

@@ -15,9 +15,9 @@ pub(super) async fn ask(sources: &Sources, http: &HttpDiscovery, refresh: Durati
     let client = client(sources, &http.ca_pem)?;
     let mut request = client.get(&http.url).header("accept", "application/json").header("x-prometheus-refresh-interval-seconds", refresh.as_secs());
     if !http.bearer_secret_ref.is_empty() {
-        request = request.bearer_auth(sources.secret(&http.bearer_secret_ref).await?);
+        request = request.bearer_auth(sources.secret(&http.bearer_secret_ref, &http.url).await?);
     } else if !http.password_secret_ref.is_empty() {
-        request = request.basic_auth(&http.username, Some(sources.secret(&http.password_secret_ref).await?));
+        request = request.basic_auth(&http.username, Some(sources.secret(&http.password_secret_ref, &http.url).await?));
     }
     let body = body(sources, request).await?;
     let mut found = parse_groups(&body)?;

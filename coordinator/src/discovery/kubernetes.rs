@@ -62,7 +62,10 @@ pub(super) async fn ask(sources: &Sources, kubernetes: &KubernetesDiscovery) -> 
 /// Server, token and authorities: those that are given, or the pod's own.
 async fn account(sources: &Sources, kubernetes: &KubernetesDiscovery) -> Result<(String, String, String), String> {
     if !kubernetes.api_server.is_empty() {
-        let token = if kubernetes.token_secret_ref.is_empty() { String::new() } else { sources.secret(&kubernetes.token_secret_ref).await? };
+        let token = match kubernetes.token_secret_ref.as_str() {
+            "" => String::new(),
+            name => sources.secret(name, &kubernetes.api_server).await?,
+        };
         return Ok((kubernetes.api_server.clone(), token, kubernetes.ca_pem.clone()));
     }
     let var = |name: &str| std::env::var(name).map_err(|_| "this coordinator runs in no Kubernetes cluster (apiServer names one)".to_owned());
@@ -220,7 +223,7 @@ mod tests {
         let (address, asked) = server().await;
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("k8s"), format!("{token}\n")).expect("a secret");
-        let sources = Sources::new(Some(dir.path().to_owned()), None, Policy { allow_loopback: true });
+        let sources = Sources::new(crate::secrets::Secrets::new(Some(dir.path().to_owned()), None), None, Policy { allow_loopback: true });
         let kubernetes = KubernetesDiscovery {
             role: role.to_owned(),
             namespaces: namespaces.iter().map(|n| (*n).to_owned()).collect(),

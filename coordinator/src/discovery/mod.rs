@@ -26,7 +26,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::Node;
-use crate::outside::Policy;
+use crate::outside::{Policy, host_of};
+use crate::secrets::Secrets;
 
 /// Sources that are asked at once.
 const ASKED_MAX: usize = 16;
@@ -42,14 +43,21 @@ const ERROR_CHARS_MAX: usize = 512;
 /// What a source is asked with.
 #[derive(Debug, Clone)]
 pub(crate) struct Sources {
-    secrets_dir: Option<PathBuf>,
+    secrets: Secrets,
+    /// Of the probe that asks.
+    namespace: String,
     targets_dir: Option<PathBuf>,
     policy: Policy,
 }
 
 impl Sources {
-    pub(crate) fn new(secrets_dir: Option<PathBuf>, targets_dir: Option<PathBuf>, policy: Policy) -> Sources {
-        Sources { secrets_dir, targets_dir, policy }
+    pub(crate) fn new(secrets: Secrets, targets_dir: Option<PathBuf>, policy: Policy) -> Sources {
+        Sources { secrets, namespace: String::new(), targets_dir, policy }
+    }
+
+    /// The same, as a probe of `namespace` asks them.
+    fn of(&self, namespace: &str) -> Sources {
+        Sources { namespace: namespace.to_owned(), ..self.clone() }
     }
 
     async fn ask(&self, source: &Source, refresh: Duration) -> Result<Vec<Found>, String> {
@@ -64,10 +72,9 @@ impl Sources {
         }
     }
 
-    async fn secret(&self, name: &str) -> Result<String, String> {
-        let dir = self.secrets_dir.as_ref().ok_or_else(|| format!("secret {name:?} is not there: no secretsDir on this host"))?;
-        let read = tokio::fs::read_to_string(dir.join(name)).await;
-        read.map(|t| t.trim_end().to_owned()).map_err(|e| format!("secret {name:?} cannot be read: {}", e.kind()))
+    /// A secret that is sent to `url`.
+    async fn secret(&self, name: &str, url: &str) -> Result<String, String> {
+        self.secrets.read_for(name, &self.namespace, Some(&host_of(url))).await
     }
 }
 
@@ -124,7 +131,7 @@ pub(crate) async fn run(node: Node, sources: Sources, stop: CancellationToken) {
         for p in due.into_iter().take(room) {
             let refresh = Duration::from_micros(p.job.spec.discovery.as_ref().map_or(0, |d| d.refresh_us));
             p.due = now + refresh.max(Duration::from_secs(1));
-            let (node, sources, job) = (node.clone(), sources.clone(), p.job.clone());
+            let (node, sources, job) = (node.clone(), sources.of(&p.job.namespace), p.job.clone());
             p.asked = Some(asked.spawn(async move { look(&node, &sources, &job, refresh).await }).id());
         }
     }

@@ -178,11 +178,33 @@ async fn ask(addresses: &[String], trust: &Trust, asked: &Asked) -> Result<Enrol
 fn install(files: &TlsFiles, reply: &EnrolReply) -> Result<(), EnrolError> {
     write(&files.path("ca.crt"), &reply.ca_pem, 0o644)?;
     write(&files.path("tls.crt.new"), &reply.certificate_pem, 0o644)?;
-    for name in ["tls.key", "tls.crt"] {
-        let (from, to) = (files.path(&format!("{name}.new")), files.path(name));
-        std::fs::rename(&from, &to).map_err(|source| EnrolError::Write { path: to.display().to_string(), source })?;
+    put(files, "tls.key")?;
+    put(files, "tls.crt")
+}
+
+/// Puts a new file in the place of the old one, for good.
+fn put(files: &TlsFiles, name: &str) -> Result<(), EnrolError> {
+    let (from, to) = (files.path(&format!("{name}.new")), files.path(name));
+    let done = std::fs::rename(&from, &to).and_then(|()| std::fs::File::open(&files.dir)?.sync_all());
+    done.map_err(|source| EnrolError::Write { path: to.display().to_string(), source })
+}
+
+/// Ends what a crash in the middle of a renewal left: the new key with the old certificate, or both new files beside the old ones. To be called
+/// before the files are used, by whoever renews them; whether there was anything to do.
+pub fn mend(files: &TlsFiles) -> Result<bool, EnrolError> {
+    if !files.path("tls.crt.new").exists() {
+        return Ok(false);
     }
-    Ok(())
+    if files.fit("tls.crt.new", "tls.key.new") {
+        put(files, "tls.key")?;
+    } else if !files.fit("tls.crt.new", "tls.key") {
+        // Of neither key: it is of no use to anybody.
+        let path = files.path("tls.crt.new");
+        std::fs::remove_file(&path).map_err(|source| EnrolError::Write { path: path.display().to_string(), source })?;
+        return Ok(false);
+    }
+    put(files, "tls.crt")?;
+    Ok(true)
 }
 
 /// Writes a file as a whole, with its mode from the start.
@@ -274,6 +296,42 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(hash_a, secret_hash(&a));
         assert_eq!(hash_a.len(), 32);
+    }
+
+    /// A crash before, between and after the renames of a renewal, and what is of no use.
+    #[test]
+    fn a_renewal_that_a_crash_cut_short_is_ended() {
+        use crate::pki::{Authority, Checked, LIFETIME, Subject, new_serial};
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (root_pem, root_key) = Authority::root(LIFETIME).expect("a root");
+        let root = Authority::load(&root_pem, &root_key).expect("the root");
+        let pair = || {
+            let keys = pki::request("e1").expect("a key");
+            let subject = Subject { name: "e1".to_owned(), grants: Vec::new(), hosts: Vec::new(), lifetime: LIFETIME, after_s: 0, owed_s: i64::MAX };
+            let issued = root.issue(Checked::read(&keys.csr_pem).expect("a request"), &subject, &new_serial()).expect("issued");
+            (issued.chain_pem, keys.key_pem)
+        };
+        let ((old_crt, old_key), (new_crt, new_key)) = (pair(), pair());
+        for (key, key_new, crt_new, mended, now) in [
+            (&old_key, None, None, false, &old_crt),
+            (&old_key, Some(&new_key), None, false, &old_crt),
+            (&old_key, Some(&new_key), Some(&new_crt), true, &new_crt),
+            (&new_key, None, Some(&new_crt), true, &new_crt),
+            (&old_key, None, Some(&new_crt), false, &old_crt),
+        ] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let files = TlsFiles::new(dir.path());
+            let put = |name: &str, text: &str| std::fs::write(files.path(name), text).expect("a file");
+            put("ca.crt", &root_pem);
+            put("tls.crt", &old_crt);
+            put("tls.key", key);
+            for (name, text) in [("tls.key.new", key_new), ("tls.crt.new", crt_new)] {
+                text.into_iter().for_each(|text| put(name, text));
+            }
+            assert_eq!(mend(&files).expect("mended"), mended);
+            assert!(files.client().is_ok() && !files.path("tls.crt.new").exists());
+            assert_eq!(&std::fs::read_to_string(files.path("tls.crt")).expect("it"), now);
+        }
     }
 
     #[test]

@@ -102,6 +102,13 @@ impl TlsFiles {
         PrivateKeyDer::from_pem_slice(&self.read("tls.key")?).map_err(|_| TlsError::NotPem { path: self.path("tls.key"), what: "private key" })
     }
 
+    /// Whether a key is of a certificate, both by their names in the directory.
+    pub(crate) fn fit(&self, certificate: &str, key: &str) -> bool {
+        let key = self.read(key).ok().and_then(|pem| PrivateKeyDer::from_pem_slice(&pem).ok());
+        let (Ok(chain), Some(key)) = (self.certificates(certificate), key) else { return false };
+        rustls::sign::CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()).is_ok_and(|pair| pair.keys_match().is_ok())
+    }
+
     /// The authorities whose certificates are believed.
     pub fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
         let mut roots = RootCertStore::empty();
