@@ -97,7 +97,8 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
     for told in &op.sickness {
         sickness::told(state, told);
     }
-    let fleet = placement::Fleet::of(state);
+    // A hello of somebody known moves nothing, and after a change of leader everybody says it.
+    let fleet = if moved.is_empty() { placement::Fleet::default() } else { placement::Fleet::of(state) };
     for check in &moved {
         placement::place(state, &fleet, check);
         // Whoever left is not heard any more, even if nobody else can run it.
