@@ -25,8 +25,10 @@ const CLOCKS_PATIENCE: Duration = Duration::from_secs(5);
 /// Inputs of one step: what is gathered while the last one was on its way to the disk.
 const BATCH: usize = 512;
 
-/// Rows of the state whose rules are looked at in each tick.
+/// Rows of the state whose rules are looked at in each tick...
 const PATROL_ROWS: usize = 200;
+/// ...and how long after one look at all of it the next one begins.
+const PATROL_REST: Duration = Duration::from_secs(15);
 
 /// Our own proposals have no caller.
 enum Waiter {
@@ -51,6 +53,7 @@ pub(crate) struct Driver {
     pub(crate) to_start: Option<Instant>,
     /// Looks at the rules of the design in the state, all the time.
     pub(crate) patrol: Patrol,
+    pub(crate) patrol_from: Instant,
 }
 
 /// Tells whoever asked; a store that failed ends the member, as it does anywhere else.
@@ -198,7 +201,8 @@ impl Driver {
 
     /// A piece of the state: what is broken is told when all of it was seen.
     fn look_at_rules(&mut self) {
-        if self.patrol.walk(self.replica.state(), PATROL_ROWS) {
+        if self.patrol_from <= Instant::now() && self.patrol.walk(self.replica.state(), PATROL_ROWS) {
+            self.patrol_from = Instant::now() + PATROL_REST;
             for violation in self.patrol.found() {
                 tracing::error!("rule {} is broken, which is a bug: {}", violation.rule, violation.detail);
             }

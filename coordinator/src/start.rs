@@ -214,6 +214,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         woken_for: 0,
         to_start: None,
         patrol: Default::default(),
+        patrol_from: std::time::Instant::now(),
     };
     let driver_stop = stop.clone();
     // redb blocks: the owner has a thread of its own, with a runtime of one.
