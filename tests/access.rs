@@ -566,19 +566,23 @@ fn silence_from_one_address_keeps_nobody_else_out() {
     let counted = opened.clone();
     let flood = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        // Each holds what it has for as long as it is let, and comes again.
+        let silent = async move |counted: &std::sync::atomic::AtomicUsize| loop {
+            let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+            socket.bind("127.0.0.2:0".parse().expect("an address")).expect("loopback has many addresses");
+            if let Ok(mut stream) = socket.connect(address).await {
+                counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0]).await;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        };
         runtime.block_on(async {
-            let mut held = std::collections::VecDeque::new();
+            for _ in 0..300 {
+                let counted = counted.clone();
+                tokio::spawn(async move { silent(&counted).await });
+            }
             while !stopped.load(std::sync::atomic::Ordering::SeqCst) {
-                let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
-                socket.bind("127.0.0.2:0".parse().expect("an address")).expect("loopback has many addresses");
-                if let Ok(stream) = socket.connect(address).await {
-                    counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-                    held.push_back(stream);
-                }
-                if held.len() > 400 {
-                    held.pop_front();
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         });
     });

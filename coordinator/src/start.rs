@@ -173,6 +173,9 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let (tls, http_tls) = match &config.tls {
         Some(files) => {
             files.own_as(Role::Coordinator, &config.name)?;
+            if files.path("issuer.csr").exists() && !files.path("issuer.crt").exists() {
+                tracing::warn!(dir = %files.dir.display(), "this coordinator cannot issue certificates while it leads: issuer.csr is not signed yet (`probity ca sign`)");
+            }
             (Some(ServerTls::load(files.clone(), &["h2"])?), Some(ServerTls::load(files.clone(), &["http/1.1"])?))
         }
         None => (None, None),
