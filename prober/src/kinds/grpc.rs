@@ -4,6 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use probity_proto::v1::{GrpcCheck, Reason, SecretHeader};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -82,7 +83,7 @@ async fn call(
     headers: HeaderMap,
 ) -> Result<(), Failure> {
     attempt.phases.next("request");
-    let broken = |e: hyper::Error| Failure::new(Reason::ProtocolError, net::chain(&e));
+    let broken = |e: hyper::Error| super::http::failure(&e);
     let scheme = if check.tls.is_some() { "https" } else { "http" };
     let uri: Uri =
         format!("{scheme}://{}{METHOD}", check.address).parse().map_err(|_| Failure::new(Reason::Unsupported, format!("{:?} is no address", check.address)))?;
@@ -97,13 +98,18 @@ async fn call(
         .body(Full::new(question(&check.service)))
         .map_err(|e| Failure::new(Reason::Unsupported, e.to_string()))?;
     request.headers_mut().extend(headers);
-    let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder.max_header_list_size(super::http::HEAD_BYTES_MAX as u32);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let (head, body, trailers) = {
         let exchange = async {
             let response = sender.send_request(request).await.map_err(broken)?;
             attempt.phases.next("transfer");
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| Failure::new(Reason::ProtocolError, e.to_string()))?;
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|e| match e.downcast::<hyper::Error>() {
+                Ok(e) => broken(*e),
+                Err(_) => Failure::new(Reason::BodyTooLarge, format!("the answer has more than {ANSWER_BYTES_MAX} bytes")),
+            })?;
             let trailers = body.trailers().cloned().unwrap_or_default();
             Ok::<_, Failure>((head, body.to_bytes(), trailers))
         };

@@ -61,6 +61,11 @@ async fn trust_names_and_validity() {
     let other = https(authority.acceptor("other.test", &[])).await;
     assert_reason(&probe(&watch(other, &ca, "")).await, Reason::TlsNameMismatch);
     assert_reason(&probe(&watch(other, &ca, "serverName: other.test")).await, Reason::Good);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let own = rcgen::CertificateParams::new(vec!["shop.test".to_owned()]).expect("a name").self_signed(&key).expect("a certificate");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+    let self_signed = https(acceptor(Identity { chain: vec![own.der().clone()], key, pem: String::new() }, &[])).await;
+    assert_reason(&probe(&watch(self_signed, &ca, "")).await, Reason::TlsUntrusted);
     let day = |year| move |p: &mut rcgen::CertificateParams| p.not_after = rcgen::date_time_ymd(year, 1, 1);
     let expired = https(acceptor(authority.issue_with("shop.test", day(2020)), &[])).await;
     assert_reason(&probe(&watch(expired, &ca, "")).await, Reason::TlsExpired);

@@ -22,7 +22,7 @@ use super::request::{Draft, basic};
 use super::{Answer, Shared, Step, body, oauth};
 
 /// Bytes of an answer's head: a larger one is refused.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
+pub(in super::super) const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// Connections that are kept, all probes together.
 const KEPT_MAX: usize = 1_024;
 /// How long one is kept without use: servers commonly close theirs after 60 to 75 s.
@@ -330,8 +330,17 @@ fn key(attempt: &Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> Vec<u8> {
     key
 }
 
+/// A server of HTTP/2 that ends a connection or a stream in good form (RFC 9113, sections 6.8 and 6.4) breaks no protocol.
+fn ended_by_server(error: &h2::Error) -> Option<Failure> {
+    let code = error.reason().filter(|_| error.is_remote())?;
+    if error.is_go_away() {
+        return Some(Failure::new(Reason::ConnectionClosed, format!("the server closed the connection (GOAWAY): {code}")));
+    }
+    error.is_reset().then(|| Failure::new(Reason::ConnectionReset, format!("the server gave the request up (RST_STREAM): {code}")))
+}
+
 /// hyper's error by its cause.
-pub(super) fn failure(error: &hyper::Error) -> Failure {
+pub(in super::super) fn failure(error: &hyper::Error) -> Failure {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     let mut text = error.to_string();
     while let Some(e) = cause {
@@ -341,6 +350,9 @@ pub(super) fn failure(error: &hyper::Error) -> Failure {
                 return Failure::new(Reason::TlsHandshake, io.to_string());
             }
             return Failure::new(io_reason(io, Reason::ProtocolError), io.to_string());
+        }
+        if let Some(ended) = e.downcast_ref::<h2::Error>().and_then(ended_by_server) {
+            return ended;
         }
         text = e.to_string();
         cause = e.source();

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::capture::Captures;
 use super::{Attempt, Failure, assert};
-pub(super) use connect::Pool;
+pub(super) use connect::{HEAD_BYTES_MAX, Pool, failure};
 pub(super) use oauth::Tokens;
 use request::Draft;
 

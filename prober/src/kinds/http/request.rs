@@ -154,7 +154,8 @@ async fn authorization(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step
         http_auth::Auth::BearerSecretRef(name) => secret_value(format!("Bearer {}", attempt.secret(name).await?)),
         http_auth::Auth::Basic(b) => basic(&b.username, &attempt.secret(&b.password_secret_ref).await?),
         // The token's own request is drafted the same way: without an end, were it not boxed.
-        http_auth::Auth::Oauth2(o) => secret_value(format!("Bearer {}", Box::pin(oauth::token(attempt, shared, o)).await?)),
+        http_auth::Auth::Oauth2(o) => secret_value(format!("Bearer {}", Box::pin(oauth::token(attempt, shared, o)).await?))
+            .map_err(|_| Failure::new(Reason::AuthError, format!("the token from {} cannot stand in a header", o.token_url))),
     }
     .map(Some)
 }
