@@ -5,7 +5,7 @@
 //! A large table is written in pieces while it goes on changing: a round of writing begins by a freeze, and a row that is changed before its
 //! turn came is encoded first. So the pieces together are the rows as of the freeze, and no step waits for all of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hasher;
 use std::ops::Bound;
 
@@ -72,7 +72,7 @@ enum Rest {
 struct Frozen {
     rest: Rest,
     /// Encoded already, because they were about to change.
-    early: Vec<Change>,
+    early: VecDeque<Change>,
     /// What the round adds to the sum so far.
     sum: u64,
 }
@@ -190,12 +190,12 @@ impl<R: Record> Table<R> {
     pub(crate) fn freeze(&mut self, all: bool) {
         self.round += 1;
         let mut changed = std::mem::take(&mut self.dirty);
-        let mut frozen = Frozen { rest: Rest::All(Bound::Unbounded), early: Vec::new(), sum: 0 };
+        let mut frozen = Frozen { rest: Rest::All(Bound::Unbounded), early: VecDeque::new(), sum: 0 };
         for (key, hash) in std::mem::take(&mut self.removed) {
             frozen.sum = frozen.sum.wrapping_sub(hash);
             changed.remove(&key);
             if !all {
-                frozen.early.push(Change { table: R::TABLE, key, value: None });
+                frozen.early.push_back(Change { table: R::TABLE, key, value: None });
             }
         }
         if !all {
@@ -212,8 +212,10 @@ impl<R: Record> Table<R> {
             out.push(change);
             *bytes > 0
         };
-        for change in frozen.early.drain(..) {
-            take(change);
+        while let Some(change) = frozen.early.pop_front() {
+            if !take(change) {
+                return None;
+            }
         }
         loop {
             let next = match &mut frozen.rest {

@@ -558,7 +558,7 @@ impl Replica {
     }
 
     fn finish_round(&mut self) -> Result<(), Fatal> {
-        while self.round.is_some() {
+        while self.round.is_some() && self.raft.is_some() {
             self.write_piece()?;
         }
         Ok(())
