@@ -72,8 +72,21 @@ fn http_requests() {
         "bodyFile: {secretRef: ../x}",
         &[r#"2:30: spec.http.bodyFile.secretRef: "../x" is no name (want 1 to 63 of a-z, 0-9 and -, no - at the ends)"#],
     );
-    check_kind("http", "version: 3", &["2:17: spec.http.version: HTTP/3 is not supported by this version"]);
-    check_kind("http", "version: 4", &[r#"2:17: spec.http.version: "4" is unknown (want auto, 1.1, 2)"#]);
+    check_kind("http", "version: 3", &[r#"1:1: spec.targets[0]: "http://a.test:1/" cannot be asked with HTTP/3 (want https://)"#]);
+    check_kind(
+        "http",
+        "version: 3, requests: [{url: 'http://b.test/'}]",
+        &[r#"1:1: spec.targets[0]: "http://b.test/" cannot be asked with HTTP/3 (want https://)"#],
+    );
+    check_kind(
+        "http",
+        "version: 3, proxy: {url: 'socks5://p:1'}, tls: {maxVersion: '1.2'}",
+        &[
+            "2:7: spec.http.proxy: HTTP/3 goes straight to the target (leave the proxy out, or want version auto, 1.1 or 2)",
+            "2:7: spec.http.tls.maxVersion: HTTP/3 is spoken with TLS 1.3 only (leave maxVersion out)",
+        ],
+    );
+    check_kind("http", "version: 4", &[r#"2:17: spec.http.version: "4" is unknown (want auto, 1.1, 2, 3)"#]);
     check_kind("http", "compression: [gzip, lzma]", &[r#"2:28: spec.http.compression[1]: "lzma" is unknown (want gzip, br, zstd, deflate)"#]);
     check_kind("http", "maxBodyBytes: 1GiB", &["2:22: spec.http.maxBodyBytes: 1GiB is too much (want at most 100MiB)"]);
     check_kind(
@@ -101,7 +114,7 @@ fn http_requests() {
 fn http_expectations() {
     let expect = |fields: &str, message: &str| check_kind("http", &format!("expect: {{{fields}}}"), &[message]);
     expect("status: [700]", r#"2:26: spec.http.expect.status[0]: "700" is no status (want for example 200, 2xx or 200-299)"#);
-    expect("version: ['9']", r#"2:27: spec.http.expect.version[0]: "9" is no version (want 1.0, 1.1, 2)"#);
+    expect("version: ['9']", r#"2:27: spec.http.expect.version[0]: "9" is no version (want 1.0, 1.1, 2, 3)"#);
     expect("size: {min: 10, max: 5}", "2:23: spec.http.expect.size: min, 10, is above max, 5");
     expect("maxDuration: 1s", "2:30: spec.http.expect.maxDuration: a limit on time is the probe's (want spec.maxDuration)");
     expect("body: [{matches: '('}]", r#"2:34: spec.http.expect.body[0].matches: "(" is no regular expression: error: unclosed group"#);

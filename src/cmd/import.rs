@@ -203,7 +203,9 @@ impl Import {
         if http.body_size_limit > 0 {
             found["maxBodyBytes"] = http.body_size_limit.to_string().into();
         }
-        if !http.enable_http2 {
+        if http.enable_http3 {
+            found["version"] = "3".into();
+        } else if !http.enable_http2 {
             found["version"] = "1.1".into();
         }
         if !http.compression.is_empty() && http.compression != "identity" {

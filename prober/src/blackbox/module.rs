@@ -138,7 +138,11 @@ async fn http(secrets: &Secrets, module: &Http, asked: &Asked<'_>) -> Result<Htt
             Some(Authorization::OAuth2(oauth2)) => Some(HttpAuth { auth: Some(http_auth::Auth::Oauth2(credentials(secrets, oauth2).await?)) }),
             _ => None,
         },
-        version: if module.enable_http2 { HttpVersion::Auto } else { HttpVersion::HttpVersion11 } as i32,
+        version: match (module.enable_http3, module.enable_http2) {
+            (true, _) => HttpVersion::HttpVersion3,
+            (false, true) => HttpVersion::Auto,
+            (false, false) => HttpVersion::HttpVersion11,
+        } as i32,
         ..HttpCheck::default()
     })
 }

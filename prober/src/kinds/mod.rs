@@ -17,6 +17,7 @@ mod ocsp;
 mod patterns;
 mod phases;
 mod proxy;
+mod quic;
 mod starttls;
 mod tcp;
 mod tls;
@@ -326,7 +327,9 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily
             let whole_us = (deadline - start).as_micros() as u64;
             // As the probe writes it: a busy host may have lost some of it before.
             let asked = [spec.timeout_us, spec.attempt_timeout_us].into_iter().find(|us| us.abs_diff(whole_us) <= us / 10).unwrap_or(whole_us);
-            Err(Failure::new(reason, format!("no answer within {} in {phase}", probity_proto::units::format_duration(asked))))
+            let over_quic = reason == Reason::ConnectTimeout && attempt.facts.contains(&("network.transport", "quic".to_owned()));
+            let hint = if over_quic { " (QUIC: UDP is blocked on the way, or nobody speaks it there)" } else { "" };
+            Err(Failure::new(reason, format!("no answer within {} in {phase}{hint}", probity_proto::units::format_duration(asked))))
         }
     };
     let (duration, phases) = attempt.phases.finish();

@@ -68,18 +68,29 @@ impl Attempt<'_> {
         servers.map(|a| a.ip()).try_for_each(|ip| self.allowed(ip))
     }
 
-    /// Connects to whichever address answers first; the next one starts when the one before it failed, or has had its head start.
+    /// Connects to whichever address answers first.
     pub(crate) async fn connect(&mut self, addresses: &[IpAddr], port: u16) -> Result<TcpStream, Failure> {
+        let net = self.net;
+        self.race(addresses, port, |address| tcp(net, address)).await
+    }
+
+    /// Opens a way to whichever address answers first; the next one starts when the one before it failed, or has had its head start.
+    pub(crate) async fn race<T, F: Future<Output = io::Result<T>>>(
+        &mut self,
+        addresses: &[IpAddr],
+        port: u16,
+        open: impl Fn(SocketAddr) -> F,
+    ) -> Result<T, Failure> {
         self.phases.next("connect");
         let delay = if self.net.attempt_delay_us == 0 { ATTEMPT_DELAY } else { Duration::from_micros(self.net.attempt_delay_us) };
-        let net = self.net;
         self.peer = addresses.first().map(|ip| SocketAddr::new(*ip, port).to_string()).unwrap_or_default();
         let mut waiting = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
         let mut tries = FuturesUnordered::new();
         let mut last = Failure::new(Reason::ConnectError, "no address to connect to");
         loop {
             if let Some(address) = waiting.next() {
-                tries.push(async move { (address, tcp(net, address).await) });
+                let opening = open(address);
+                tries.push(async move { (address, opening.await) });
             }
             let more = waiting.len() > 0;
             let (address, tried) = tokio::select! {
@@ -90,10 +101,10 @@ impl Attempt<'_> {
                 () = tokio::time::sleep(delay), if more => continue,
             };
             match tried {
-                Ok(stream) => {
+                Ok(opened) => {
                     self.peer = address.to_string();
                     self.fact("network.type", if address.is_ipv4() { "ipv4" } else { "ipv6" });
-                    return Ok(stream);
+                    return Ok(opened);
                 }
                 Err(e) => last = Failure::new(io_reason(&e, Reason::ConnectError), format!("{address}: {e}")),
             }

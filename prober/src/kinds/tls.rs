@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use probity_proto::units::format_duration;
@@ -29,11 +29,18 @@ const CHAINS_MAX: usize = 2_048;
 
 type Key = (TlsOptions, Vec<Vec<u8>>, String);
 
+/// A configuration, and its verifier, which it does not give back.
+#[derive(Debug, Clone)]
+struct Made {
+    config: Arc<ClientConfig>,
+    verifier: Arc<Watching>,
+}
+
 /// The authorities of this host, read once, and what was made of them.
 #[derive(Debug)]
 pub(crate) struct Tls {
     roots: RootCertStore,
-    configs: Cache<Key, Arc<ClientConfig>>,
+    configs: Cache<Key, Made>,
     chains: Cache<Vec<CertificateDer<'static>>, Arc<certificate::Chain>>,
 }
 
@@ -52,7 +59,7 @@ impl Tls {
         &self.roots
     }
 
-    fn make(&self, (options, alpn, identity): &Key) -> Result<Arc<ClientConfig>, Failure> {
+    fn make(&self, (options, alpn, identity): &Key) -> Result<Made, Failure> {
         let failed = |message: String| Failure::new(Reason::Unsupported, message);
         let mut roots = self.roots.clone();
         add_pem(&mut roots, &options.ca_pem).map_err(|e| failed(format!("tls.ca {e}")))?;
@@ -62,11 +69,12 @@ impl Tls {
         let tls12 = options.min_version != "1.3";
         let versions: Vec<&rustls::SupportedProtocolVersion> =
             [(tls13, &rustls::version::TLS13), (tls12, &rustls::version::TLS12)].into_iter().filter_map(|(wanted, v)| wanted.then_some(v)).collect();
+        let verifier = Arc::new(Watching { inner, skip: options.skip_verify });
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)
             .map_err(|e| failed(e.to_string()))?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Watching { inner, skip: options.skip_verify }));
+            .with_custom_certificate_verifier(verifier.clone());
         let mut config = if identity.is_empty() {
             builder.with_no_client_auth()
         } else {
@@ -77,7 +85,7 @@ impl Tls {
         };
         config.alpn_protocols = alpn.clone();
         config.resumption = Resumption::disabled();
-        Ok(Arc::new(config))
+        Ok(Made { config: Arc::new(config), verifier })
     }
 }
 
@@ -137,6 +145,67 @@ impl ServerCertVerifier for Watching {
     }
 }
 
+/// What the server of one connection showed, whichever thread its handshake was driven on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown(Arc<Mutex<Option<Seen>>>);
+
+impl Shown {
+    fn take(&self) -> Option<Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// A verifier of one connection.
+#[derive(Debug)]
+struct Telling {
+    inner: Arc<Watching>,
+    shown: Shown,
+}
+
+impl ServerCertVerifier for Telling {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
+        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = SEEN.take();
+        verified
+    }
+
+    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// TLS for QUIC connections, which drive their handshakes by themselves.
+#[derive(Debug)]
+pub(crate) struct QuicTls {
+    made: Made,
+    pub(crate) server_name: String,
+}
+
+impl QuicTls {
+    /// The configuration of one connection, and where it tells what its server showed.
+    pub(crate) fn for_one(&self) -> (ClientConfig, Shown) {
+        let shown = Shown::default();
+        let mut config = ClientConfig::clone(&self.made.config);
+        config.dangerous().set_certificate_verifier(Arc::new(Telling { inner: self.made.verifier.clone(), shown: shown.clone() }));
+        (config, shown)
+    }
+}
+
 /// Handshakes beside the one that a run times and reports.
 #[derive(Debug, Clone)]
 pub(crate) struct MoreTls {
@@ -175,12 +244,7 @@ impl Attempt<'_> {
             polled
         })
         .await;
-        let chain = seen.as_ref().map(|s| self.chain_facts(s));
-        if let (Some(seen), true) = (&seen, options.skip_verify) {
-            // Loud: a run that trusts whoever answers must say so.
-            let found = seen.verified.as_ref().map_or_else(|e| format!("skipped: {e}"), |()| "skipped".to_owned());
-            self.fact("tls.verification", found);
-        }
+        let chain = seen.as_ref().map(|s| self.seen_facts(s, options));
         let stream = connected.map_err(|e| tls_failure(&e))?;
         let (_, session) = stream.get_ref();
         if let Some(version) = session.protocol_version() {
@@ -195,14 +259,44 @@ impl Attempt<'_> {
         Ok(stream)
     }
 
+    /// What QUIC connections to a server need.
+    pub(crate) async fn quic_tls(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<QuicTls, Failure> {
+        let identity = self.client_identity(options).await?;
+        let (made, server_name) = self.tls_made(host, options, alpn, identity)?;
+        Ok(QuicTls { made, server_name: server_name.to_str().into_owned() })
+    }
+
+    /// A QUIC handshake's end: what its server showed, and whether that is what the probe asks.
+    pub(crate) fn quic_judged<T>(&mut self, shown: &Shown, options: &TlsOptions, handshake: Result<T, Failure>) -> Result<T, Failure> {
+        let seen = shown.take();
+        let chain = seen.as_ref().map(|s| self.seen_facts(s, options));
+        match (seen.map(|s| s.verified), &handshake) {
+            // By its cause: QUIC only hands on the alert.
+            (Some(Err(e)), Err(_)) if !options.skip_verify => return Err(tls_failure(&std::io::Error::new(std::io::ErrorKind::InvalidData, e))),
+            _ => {}
+        }
+        let done = handshake?;
+        // There is no other (RFC 9001, section 4.2).
+        self.fact("tls.protocol.version", "1.3");
+        if let Some((chain, stapled)) = chain {
+            judge(options, &chain, &stapled)?;
+        }
+        Ok(done)
+    }
+
     fn tls_config(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]], identity: String) -> Result<(Arc<ClientConfig>, ServerName<'static>), Failure> {
+        let (made, server_name) = self.tls_made(host, options, alpn, identity)?;
+        Ok((made.config, server_name))
+    }
+
+    fn tls_made(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]], identity: String) -> Result<(Made, ServerName<'static>), Failure> {
         let tls = &self.context.tls;
         let key = (options.clone(), alpn.iter().map(|p| p.to_vec()).collect(), identity);
-        let config = tls.configs.get_or(&key, || tls.make(&key))?;
+        let made = tls.configs.get_or(&key, || tls.make(&key))?;
         let name = if options.server_name.is_empty() { host } else { &options.server_name };
         let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
         let server_name = ServerName::try_from(name.clone()).map_err(|_| Failure::new(Reason::TlsNameMismatch, format!("{name:?} can be no server's name")))?;
-        Ok((config, server_name))
+        Ok((made, server_name))
     }
 
     /// What further connections to the same server need, which are no phases of the run.
@@ -221,6 +315,15 @@ impl Attempt<'_> {
             }
         }
         Ok(pem)
+    }
+
+    fn seen_facts(&mut self, seen: &Seen, options: &TlsOptions) -> (Arc<certificate::Chain>, ocsp::Stapled) {
+        if options.skip_verify {
+            // Loud: a run that trusts whoever answers must say so.
+            let found = seen.verified.as_ref().map_or_else(|e| format!("skipped: {e}"), |()| "skipped".to_owned());
+            self.fact("tls.verification", found);
+        }
+        self.chain_facts(seen)
     }
 
     fn chain_facts(&mut self, seen: &Seen) -> (Arc<certificate::Chain>, ocsp::Stapled) {

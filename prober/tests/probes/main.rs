@@ -5,5 +5,6 @@ mod bad_targets;
 mod common;
 mod frame;
 mod http;
+mod http3;
 mod tcp;
 mod tls;

@@ -96,7 +96,7 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
         "Each one of contains, notContains, matches, notMatches, schema (JSON Schema), sha256, or jsonPath (RFC 9535) with one of equals, notEquals, below, atMost, above, atLeast, matches, exists, count.",
     ),
     ("probe.spec.http.expect.size", "object", "", "{min, max} bytes of the decoded body."),
-    ("probe.spec.http.expect.version", "array", "any", "HTTP versions: '1.0', '1.1', '2'."),
+    ("probe.spec.http.expect.version", "array", "any", "HTTP versions: '1.0', '1.1', '2', '3'."),
     (
         "probe.spec.http.followRedirects",
         "integer",
@@ -110,7 +110,12 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
         "Several requests in order, in the place of the one above: each has its fields, a name, and capture. $(captures.NAME) of earlier ones may stand in url, headers, body, form and json.",
     ),
     ("probe.spec.http.requests.capture", "object", "", "NAME: {jsonPath}, {header}, {header, matches} or {matches}: the first group, or all that matches."),
-    ("probe.spec.http.version", "string", "auto", "auto (2 where the server offers it by ALPN, else 1.1), 1.1 or 2 (without TLS by prior knowledge)."),
+    (
+        "probe.spec.http.version",
+        "string",
+        "auto",
+        "auto (2 where the server offers it by ALPN, else 1.1), 1.1, 2 (without TLS by prior knowledge) or 3 (QUIC straight to the target).",
+    ),
     (
         "probe.spec.http.reuse",
         "boolean",

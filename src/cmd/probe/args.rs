@@ -168,7 +168,7 @@ pub(super) struct HttpArgs {
     /// How many redirects -L follows
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=50), value_name = "N", help_heading = HTTP)]
     max_redirs: u32,
-    /// auto, 1.1 or 2
+    /// auto, 1.1, 2, or 3 (QUIC straight to the target)
     #[arg(long, value_parser = http_version, value_name = "VERSION", help_heading = HTTP)]
     http: Option<HttpVersion>,
     /// Ask for compressed answers, and decode them
@@ -221,7 +221,8 @@ fn http_version(text: &str) -> Result<HttpVersion, String> {
         "auto" => Ok(HttpVersion::Auto),
         "1.1" => Ok(HttpVersion::HttpVersion11),
         "2" => Ok(HttpVersion::HttpVersion2),
-        _ => Err("want auto, 1.1 or 2".to_owned()),
+        "3" => Ok(HttpVersion::HttpVersion3),
+        _ => Err("want auto, 1.1, 2 or 3".to_owned()),
     }
 }
 
@@ -249,6 +250,9 @@ impl HttpArgs {
         let (body, json_body) = (content(&self.data)?, content(&self.json)?);
         if !json_body.is_empty() && serde_json::from_str::<serde_json::Value>(&json_body).is_err() {
             return Err("--json is no JSON (want for example '{\"a\": 1}'; -d sends any text)".to_owned());
+        }
+        if self.http == Some(HttpVersion::HttpVersion3) && self.proxy.is_some() {
+            return Err("--http 3 goes straight to the target, without --proxy".to_owned());
         }
         let mut secret = |name: &str, value: &str| {
             secrets.insert(name.to_owned(), value.to_owned());

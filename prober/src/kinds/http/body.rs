@@ -12,24 +12,65 @@ use probity_proto::v1::{HttpCheck, Reason};
 
 use super::super::{Attempt, Failure};
 use super::connect::failure;
+use super::http3;
 
 /// Codings one upon the other; more is a bomb in wrapping.
 const CODINGS_MAX: usize = 3;
 /// The largest window of zstd over HTTP (RFC 9659).
 const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
-pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, Failure> {
+/// An answer's body as it comes.
+pub(super) enum Received {
+    Tcp(Incoming),
+    Quic(Box<http3::Body>),
+}
+
+impl Received {
+    /// Bytes that are announced; a HEAD's answer announces what it does not send.
+    fn announced(&self, headers: &HeaderMap) -> Option<u64> {
+        match self {
+            Received::Tcp(body) if hyper::body::Body::is_end_stream(body) => None,
+            Received::Tcp(_) => headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok(),
+            Received::Quic(body) => body.announced(),
+        }
+    }
+
+    /// The next piece; after the last one nothing.
+    async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
+        match self {
+            Received::Tcp(body) => loop {
+                match body.frame().await? {
+                    Ok(frame) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Some(Ok(data));
+                        }
+                    }
+                    Err(e) => return Some(Err(failure(&e))),
+                }
+            },
+            Received::Quic(body) => body.chunk().await,
+        }
+    }
+
+    /// Bytes that were announced and did not come, where nobody else looks.
+    fn missing(&self) -> u64 {
+        match self {
+            Received::Tcp(_) => 0,
+            Received::Quic(body) => body.missing(),
+        }
+    }
+}
+
+pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, mut body: Received) -> Result<Bytes, Failure> {
     let max = check.max_body_bytes;
     let too_large = || Failure::new(Reason::BodyTooLarge, format!("the body has more than {max} bytes"));
-    let announced = headers.get(CONTENT_LENGTH).and_then(|l| l.to_str().ok()).and_then(|l| l.parse::<u64>().ok());
-    // A HEAD's answer announces what it does not send.
-    if announced.is_some_and(|n| n > max) && !hyper::body::Body::is_end_stream(&body) {
+    if body.announced(headers).is_some_and(|n| n > max) {
         return Err(too_large());
     }
     let mut first = Bytes::new();
     let mut rest: Vec<u8> = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(|e| failure(&e))?.into_data() else { continue };
+    while let Some(data) = body.chunk().await {
+        let data = data?;
         if (first.len() + rest.len() + data.len()) as u64 > max {
             return Err(too_large());
         }
@@ -40,6 +81,9 @@ pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: 
             rest.extend_from_slice(&std::mem::take(&mut first));
             rest.extend_from_slice(&data);
         }
+    }
+    if body.missing() > 0 {
+        return Err(Failure::new(Reason::ConnectionClosed, format!("the body ends {} bytes before its content-length", body.missing())));
     }
     let bytes = if rest.is_empty() { first } else { Bytes::from(rest) };
     attempt.fact("http.response.body.size", bytes.len().to_string());

@@ -1,4 +1,4 @@
-//! From a URL to an answer: the way there (perhaps by a proxy), TLS, HTTP/1.1 or 2, and connections that are kept.
+//! From a URL to an answer: the way there (perhaps by a proxy), TLS, HTTP/1.1, 2 or 3, and connections that are kept.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -8,7 +8,6 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use probity_proto::v1::{HttpVersion, Reason};
@@ -17,9 +16,11 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::net::{Wire, io_reason};
+use super::super::quic::Dialed;
 use super::super::{Attempt, Failure, assert, proxy};
+use super::body::Received;
 use super::request::{Draft, basic};
-use super::{Answer, Shared, Step, body, oauth};
+use super::{Answer, Shared, Step, body, http3, oauth};
 
 /// Bytes of an answer's head: a larger one is refused.
 pub(in super::super) const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -33,6 +34,7 @@ type Body = Full<Bytes>;
 enum Sender {
     H1(http1::SendRequest<Body>),
     H2(http2::SendRequest<Body>),
+    H3(http3::Sender),
 }
 
 impl Sender {
@@ -40,6 +42,7 @@ impl Sender {
         match self {
             Sender::H1(_) => Version::HTTP_11,
             Sender::H2(_) => Version::HTTP_2,
+            Sender::H3(_) => Version::HTTP_3,
         }
     }
 
@@ -47,25 +50,43 @@ impl Sender {
         match self {
             Sender::H1(sender) => sender.is_closed(),
             Sender::H2(sender) => sender.is_closed(),
+            Sender::H3(sender) => sender.closed(),
         }
     }
 
-    async fn send(&mut self, attempt: &mut Attempt<'_>, request: Request<Body>) -> Result<Response<Incoming>, hyper::Error> {
-        match self {
-            Sender::H1(sender) => {
-                sender.ready().await?;
-                let sending = sender.send_request(request);
-                attempt.phases.next("first_byte");
-                sending.await
-            }
-            Sender::H2(sender) => {
-                sender.ready().await?;
-                let sending = sender.send_request(request);
-                attempt.phases.next("first_byte");
-                sending.await
-            }
+    async fn send(&mut self, attempt: &mut Attempt<'_>, request: Request<Body>) -> Result<Response<Received>, Error> {
+        let answered = match self {
+            Sender::H1(sender) => match sender.ready().await {
+                Ok(()) => {
+                    let sending = sender.send_request(request);
+                    attempt.phases.next("first_byte");
+                    sending.await
+                }
+                Err(e) => Err(e),
+            },
+            Sender::H2(sender) => match sender.ready().await {
+                Ok(()) => {
+                    let sending = sender.send_request(request);
+                    attempt.phases.next("first_byte");
+                    sending.await
+                }
+                Err(e) => Err(e),
+            },
+            Sender::H3(sender) => return sender.send(attempt, request).await,
+        };
+        match answered {
+            Ok(response) => Ok(response.map(Received::Tcp)),
+            Err(e) if e.is_canceled() => Err(Error::Unsent),
+            Err(e) => Err(failure(&e).into()),
         }
     }
+}
+
+/// A connection on which nothing was asked yet.
+enum Opened {
+    H1(Wire),
+    H2(Wire),
+    H3(Dialed),
 }
 
 /// A connection between two requests.
@@ -140,12 +161,17 @@ pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri:
     if let Some(proxy) = proxy.filter(|p| to_proxy && !p.username.is_empty()) {
         draft.proxy_authorization = Some(basic(&proxy.username, &attempt.secret(&proxy.password_secret_ref).await?)?);
     }
+    let version = match shared.check.version() {
+        // A token is asked for as its server likes.
+        HttpVersion::HttpVersion3 if step.is_none() => HttpVersion::Auto,
+        version => version,
+    };
     let exchange = Exchange { shared, uri, draft, step, to_proxy };
     if !shared.check.reuse {
-        let wire = open(attempt, shared, &way).await?;
-        return exchange.fresh(attempt, wire).await;
+        let opened = open(attempt, shared, &way, version).await?;
+        return exchange.fresh(attempt, opened).await;
     }
-    let key = key(attempt, shared, &way);
+    let key = key(attempt, shared, &way, version);
     if let Some(kept) = attempt.context.pool.take(&key) {
         attempt.peer.clone_from(&kept.peer);
         attempt.fact("http.connection.reused", "true");
@@ -157,15 +183,15 @@ pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri:
         }
     }
     attempt.fact("http.connection.reused", "false");
-    let wire = open(attempt, shared, &way).await?;
+    let opened = open(attempt, shared, &way, version).await?;
     attempt.phases.next("request");
-    let (sender, driver) = exchange.spawned(wire).await?;
+    let (sender, driver) = spawned(opened).await?;
     let done = exchange.over(attempt, sender).await;
     exchange.keep(attempt, key, driver, done)
 }
 
 /// Why there is no answer.
-enum Error {
+pub(super) enum Error {
     /// The connection was gone before the request was on its way.
     Unsent,
     Failed(Failure),
@@ -198,12 +224,15 @@ struct Exchange<'x> {
 
 impl Exchange<'_> {
     /// Over a connection that ends with the request. No task for HTTP/1.1: the connection lives as long as the work.
-    async fn fresh(self, attempt: &mut Attempt<'_>, (wire, h2): (Wire, bool)) -> Result<Answer, Failure> {
+    async fn fresh(self, attempt: &mut Attempt<'_>, opened: Opened) -> Result<Answer, Failure> {
         attempt.phases.next("request");
-        if h2 {
-            let (sender, _driver) = self.spawned((wire, h2)).await?;
-            return Ok(self.over(attempt, sender).await?.0);
-        }
+        let wire = match opened {
+            Opened::H1(wire) => wire,
+            opened => {
+                let (sender, _driver) = spawned(opened).await?;
+                return Ok(self.over(attempt, sender).await?.0);
+            }
+        };
         let (sender, connection) = h1().handshake(TokioIo::new(wire)).await.map_err(|e| failure(&e))?;
         let work = self.over(attempt, Sender::H1(sender));
         tokio::pin!(work);
@@ -223,29 +252,11 @@ impl Exchange<'_> {
         }
     }
 
-    async fn spawned(self, (wire, h2): (Wire, bool)) -> Result<(Sender, AbortOnDropHandle<()>), Failure> {
-        let io = TokioIo::new(wire);
-        if h2 {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.max_header_list_size(HEAD_BYTES_MAX as u32);
-            let (sender, connection) = builder.handshake(io).await.map_err(|e| failure(&e))?;
-            let driver = tokio::spawn(async move { drop(connection.await) });
-            return Ok((Sender::H2(sender), AbortOnDropHandle::new(driver)));
-        }
-        let (sender, connection) = h1().handshake(io).await.map_err(|e| failure(&e))?;
-        let driver = tokio::spawn(async move { drop(connection.await) });
-        Ok((Sender::H1(sender), AbortOnDropHandle::new(driver)))
-    }
-
     /// The answer, and the sender when its connection can be used again.
     async fn over(self, attempt: &mut Attempt<'_>, mut sender: Sender) -> Result<(Answer, Option<Sender>), Error> {
         let check = self.shared.check;
         let request = self.draft.request(self.uri, sender.version(), self.to_proxy, check.reuse)?;
-        let response = match sender.send(attempt, request).await {
-            Ok(response) => response,
-            Err(e) if e.is_canceled() => return Err(Error::Unsent),
-            Err(e) => return Err(failure(&e).into()),
-        };
+        let response = sender.send(attempt, request).await?;
         attempt.phases.next("transfer");
         let (parts, incoming) = response.into_parts();
         attempt.fact("http.response.status_code", parts.status.as_str());
@@ -288,14 +299,45 @@ impl Exchange<'_> {
     }
 }
 
+/// A connection that a task drives.
+async fn spawned(opened: Opened) -> Result<(Sender, AbortOnDropHandle<()>), Failure> {
+    let wire = match opened {
+        Opened::H1(wire) => wire,
+        Opened::H2(wire) => {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder.max_header_list_size(HEAD_BYTES_MAX as u32);
+            let (sender, connection) = builder.handshake(TokioIo::new(wire)).await.map_err(|e| failure(&e))?;
+            let driver = tokio::spawn(async move { drop(connection.await) });
+            return Ok((Sender::H2(sender), AbortOnDropHandle::new(driver)));
+        }
+        Opened::H3(quic) => {
+            let (sender, driver) = http3::open(quic).await?;
+            return Ok((Sender::H3(sender), driver));
+        }
+    };
+    let (sender, connection) = h1().handshake(TokioIo::new(wire)).await.map_err(|e| failure(&e))?;
+    let driver = tokio::spawn(async move { drop(connection.await) });
+    Ok((Sender::H1(sender), AbortOnDropHandle::new(driver)))
+}
+
 fn h1() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEAD_BYTES_MAX);
     builder
 }
 
-/// A connection to the target, and whether HTTP/2 is spoken on it.
-async fn open(attempt: &mut Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> Result<(Wire, bool), Failure> {
+/// A connection to the target.
+async fn open(attempt: &mut Attempt<'_>, shared: Shared<'_>, way: &Way<'_>, version: HttpVersion) -> Result<Opened, Failure> {
+    if version == HttpVersion::HttpVersion3 {
+        if !way.secure {
+            return Err(Failure::new(Reason::VersionMismatch, "HTTP/3 is spoken with https only"));
+        }
+        if shared.check.proxy.is_some() {
+            return Err(Failure::new(Reason::Unsupported, "HTTP/3 goes straight to the target, and a proxy is given"));
+        }
+        let addresses = attempt.resolve(way.host).await?;
+        return attempt.quic(&addresses, way.port, way.host, shared.tls, &[b"h3"]).await.map(Opened::H3);
+    }
     let stream = match &shared.check.proxy {
         Some(proxy) => proxy::connect(attempt, proxy, way.host, way.port, way.secure).await?,
         None => {
@@ -303,9 +345,9 @@ async fn open(attempt: &mut Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> R
             attempt.connect(&addresses, way.port).await?
         }
     };
-    let version = shared.check.version();
     if !way.secure {
-        return Ok((Wire::Plain(stream), version == HttpVersion::HttpVersion2));
+        let wire = Wire::Plain(stream);
+        return Ok(if version == HttpVersion::HttpVersion2 { Opened::H2(wire) } else { Opened::H1(wire) });
     }
     let alpn: &[&[u8]] = match version {
         HttpVersion::HttpVersion11 => &[b"http/1.1"],
@@ -314,15 +356,17 @@ async fn open(attempt: &mut Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> R
     };
     let stream = attempt.tls(stream, way.host, shared.tls, alpn).await?;
     let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    if version == HttpVersion::HttpVersion2 && !h2 {
-        return Err(Failure::new(Reason::VersionMismatch, "the server does not offer HTTP/2 (ALPN)"));
+    let wire = Wire::Tls(Box::new(stream));
+    match (version, h2) {
+        (HttpVersion::HttpVersion2, false) => Err(Failure::new(Reason::VersionMismatch, "the server does not offer HTTP/2 (ALPN)")),
+        (_, true) => Ok(Opened::H2(wire)),
+        (_, false) => Ok(Opened::H1(wire)),
     }
-    Ok((Wire::Tls(Box::new(stream)), h2))
 }
 
 /// Everything that makes a connection what it is.
-fn key(attempt: &Attempt<'_>, shared: Shared<'_>, way: &Way<'_>) -> Vec<u8> {
-    let mut key = format!("{} {}:{} {} {}", way.secure, way.host, way.port, shared.check.version, attempt.family as i32).into_bytes();
+fn key(attempt: &Attempt<'_>, shared: Shared<'_>, way: &Way<'_>, version: HttpVersion) -> Vec<u8> {
+    let mut key = format!("{} {}:{} {} {}", way.secure, way.host, way.port, version as i32, attempt.family as i32).into_bytes();
     for part in [shared.tls.encode_length_delimited_to_vec(), attempt.net.encode_length_delimited_to_vec()] {
         key.extend(part);
     }

@@ -2,6 +2,7 @@
 
 mod body;
 mod connect;
+mod http3;
 mod oauth;
 mod request;
 

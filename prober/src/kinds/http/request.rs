@@ -85,14 +85,15 @@ impl Draft {
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
         let absolute = || format!("{}://{authority}{path}", uri.scheme_str().unwrap_or("http"));
         let wrong = |e: http::Error| Failure::new(Reason::ProtocolError, format!("the request cannot be made: {e}"));
-        let h2 = version == Version::HTTP_2;
+        // Their heads have the host in the URL.
+        let framed = matches!(version, Version::HTTP_2 | Version::HTTP_3);
         let mut request = Request::builder().method(self.method.clone());
-        request = if h2 || to_proxy { request.uri(absolute()) } else { request.uri(path) };
+        request = if framed || to_proxy { request.uri(absolute()) } else { request.uri(path) };
         let mut request = request.body(Full::new(self.body.clone())).map_err(wrong)?;
         let mut headers = self.headers.clone();
-        if h2 {
-            *request.version_mut() = Version::HTTP_2;
-            // RFC 9113, section 8.2.2
+        if framed {
+            *request.version_mut() = version;
+            // RFC 9113, section 8.2.2; RFC 9114, section 4.2
             for name in [header::HOST, header::CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
                 headers.remove(name);
             }

@@ -45,6 +45,8 @@ pub struct Http {
     pub authorization: Option<Authorization>,
     /// HTTP/2 may be spoken over TLS.
     pub enable_http2: bool,
+    /// HTTP/3 is spoken, and nothing else.
+    pub enable_http3: bool,
     /// Families.
     pub ip: Ip,
     /// What is sent.
@@ -119,6 +121,7 @@ impl Default for Http {
             tls: Tls::default(),
             authorization: None,
             enable_http2: true,
+            enable_http3: false,
             ip: Ip::default(),
             body: None,
         }
@@ -131,12 +134,8 @@ const NOT_YET: [&str; 5] = ["fail_if_body_json_matches_cel", "fail_if_body_json_
 pub(super) fn http(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Http {
     if used {
         f.not_yet(&NOT_YET, mistakes);
-        if let Some(at) = f.get("enable_http3").filter(|at| at.text(mistakes).is_some_and(|t| t == "true")) {
-            mistakes.add(&at.path, at.place(), "HTTP/3 is not supported by this version", "");
-        }
     } else {
         NOT_YET.iter().for_each(|key| drop(f.get(key)));
-        f.get("enable_http3");
     }
     let default = Http::default();
     let codes = f.get("valid_status_codes").map(|at| at.items(mistakes)).unwrap_or_default();
@@ -148,6 +147,10 @@ pub(super) fn http(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> H
     // Deprecated, and stronger.
     let no_follow = f.flag("no_follow_redirects", mistakes);
     let headers = f.map("headers", mistakes);
+    let enable_http3 = f.flag("enable_http3", mistakes).unwrap_or(false);
+    if used && enable_http3 && f.has("proxy_url") {
+        mistakes.add(&f.path_of("proxy_url"), f.place(), "HTTP/3 goes straight to the target", "keep one of enable_http3 and proxy_url");
+    }
     Http {
         valid_status_codes: codes.iter().filter_map(|at| at.parsed(mistakes, code)).collect(),
         valid_http_versions: versions.iter().filter_map(|at| at.parsed(mistakes, version)).collect(),
@@ -167,18 +170,19 @@ pub(super) fn http(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> H
         fail_if_header_not_matches: header_matches(f, "fail_if_header_not_matches", mistakes),
         tls: tls(f, mistakes),
         enable_http2: f.flag("enable_http2", mistakes).unwrap_or(true),
+        enable_http3,
         ip: ip(f, mistakes),
         body: secret(f, "body", "body_file", mistakes),
     }
 }
 
 fn version(text: &str) -> Result<String, String> {
-    let known = [("HTTP/1.0", "1.0"), ("HTTP/1.1", "1.1"), ("HTTP/2.0", "2"), ("HTTP/2", "2")];
+    let known = [("HTTP/1.0", "1.0"), ("HTTP/1.1", "1.1"), ("HTTP/2.0", "2"), ("HTTP/2", "2"), ("HTTP/3.0", "3"), ("HTTP/3", "3")];
     known
         .iter()
         .find(|(word, _)| *word == text)
         .map(|(_, v)| (*v).to_owned())
-        .ok_or_else(|| format!("{text:?} is no version of HTTP (want HTTP/1.0, HTTP/1.1 or HTTP/2.0)"))
+        .ok_or_else(|| format!("{text:?} is no version of HTTP (want HTTP/1.0, HTTP/1.1, HTTP/2.0 or HTTP/3.0)"))
 }
 
 /// `http_headers: {NAME: {values: [...], secrets: [...], files: [...]}}`

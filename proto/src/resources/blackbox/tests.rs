@@ -40,6 +40,15 @@ fn options_of_http() {
 }
 
 #[test]
+fn http3_goes_straight_to_the_target() {
+    let Prober::Http(http) = one("    prober: http\n    http: {enable_http3: true, valid_http_versions: [HTTP/3.0]}") else { panic!("not http") };
+    assert!(http.enable_http3 && http.valid_http_versions == ["3"]);
+    let found = read("modules:\n  m: {prober: http, http: {enable_http3: true, proxy_url: 'http://p:1'}}\n").expect_err("there is a proxy");
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("modules.m.http.proxy_url: HTTP/3 goes straight to the target"), "{found:?}");
+}
+
+#[test]
 fn secrets_are_hidden_where_a_module_is_shown() {
     let text = "modules:\n  m: {prober: http, http: {basic_auth: {username: u, password: hush}, headers: {authorization: hush, a: b}}}\n";
     let shown = read(text).expect("fine").modules["m"].shown.to_string();

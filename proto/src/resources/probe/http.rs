@@ -35,6 +35,9 @@ pub(super) fn http(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> HttpCheck {
         max_decompressed_bytes,
         ..HttpCheck::default()
     };
+    if shared.version() == HttpVersion::HttpVersion3 {
+        fits_quic(f, &shared, mistakes);
+    }
     if let Some(at) = f.get("requests") {
         return HttpCheck { steps: requests(&at, mistakes), ..shared };
     }
@@ -68,8 +71,26 @@ fn http_version(text: &str) -> Result<HttpVersion, String> {
         "auto" => Ok(HttpVersion::Auto),
         "1.1" => Ok(HttpVersion::HttpVersion11),
         "2" => Ok(HttpVersion::HttpVersion2),
-        "3" => Err("HTTP/3 is not supported by this version".to_owned()),
-        _ => Err(format!("{text:?} is unknown (want auto, 1.1, 2)")),
+        "3" => Ok(HttpVersion::HttpVersion3),
+        _ => Err(format!("{text:?} is unknown (want auto, 1.1, 2, 3)")),
+    }
+}
+
+/// What QUIC does not have: a tunnel through a proxy for streams, and TLS before 1.3 (RFC 9001, section 4.2).
+fn fits_quic(f: &Fields<'_>, check: &HttpCheck, mistakes: &mut Mistakes) {
+    if check.proxy.is_some() {
+        mistakes.add(&f.path_of("proxy"), f.place(), "HTTP/3 goes straight to the target", "leave the proxy out, or want version auto, 1.1 or 2");
+    }
+    if check.tls.as_ref().is_some_and(|t| t.max_version == "1.2") {
+        mistakes.add(&f.path_of("tls.maxVersion"), f.place(), "HTTP/3 is spoken with TLS 1.3 only", "leave maxVersion out");
+    }
+}
+
+/// The scheme that a version needs.
+pub(super) fn scheme_fits(check: &HttpCheck, url: &str) -> Result<(), String> {
+    match (check.version(), url.starts_with("http://")) {
+        (HttpVersion::HttpVersion3, true) => Err(format!("{url:?} cannot be asked with HTTP/3 (want https://)")),
+        _ => Ok(()),
     }
 }
 
@@ -271,7 +292,7 @@ fn http_expect(mut f: Fields<'_>, mistakes: &mut Mistakes) -> HttpExpect {
     let headers = f.get("headers").map(|at| at.items(mistakes)).unwrap_or_default();
     let headers = headers.iter().filter_map(|at| header_assertion(at, mistakes)).collect();
     let version = |text: &str| {
-        let known = ["1.0", "1.1", "2"];
+        let known = ["1.0", "1.1", "2", "3"];
         if known.contains(&text) { Ok(text.to_owned()) } else { Err(format!("{text:?} is no version (want {})", known.join(", "))) }
     };
     let versions = f.get("version").map(|at| at.items(mistakes)).unwrap_or_default();

@@ -245,9 +245,12 @@ pub fn target_problem(spec: &ProbeSpec, target: &Target) -> Option<String> {
 /// What only shows once a target's references are replaced.
 fn lowered(spec: &CheckSpec) -> Result<(), String> {
     match spec.kind.as_ref().and_then(|k| k.kind.as_ref()) {
-        Some(Kind::Http(check)) if check.steps.is_empty() => http::url(&check.url).map(drop),
+        Some(Kind::Http(check)) if check.steps.is_empty() => http::url(&check.url).and_then(|url| http::scheme_fits(check, &url)),
         // Its URL may need what an earlier request captures.
-        Some(Kind::Http(check)) => check.steps.iter().filter(|s| !s.url.contains("$(captures.")).try_for_each(|s| http::url(&s.url).map(drop)),
+        Some(Kind::Http(check)) => {
+            let known = check.steps.iter().map(|s| &s.url).filter(|url| !url.contains("$(captures."));
+            known.into_iter().try_for_each(|url| http::url(url).and_then(|url| http::scheme_fits(check, &url)))
+        }
         Some(Kind::Tcp(check)) => host_port(&check.address),
         Some(Kind::Tls(check)) => host_port(&check.address),
         _ => Ok(()),
