@@ -7,17 +7,21 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::Mutex;
 
-/// Values by key; values are cheap to clone.
-#[derive(Debug)]
+/// Values by key; values are cheap to clone. What is in it shows in no debug output: keys and values may hold secrets.
 pub(crate) struct Cache<K, V> {
     generations: Mutex<Generations<K, V>>,
     young_max: usize,
 }
 
-#[derive(Debug)]
 struct Generations<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
+}
+
+impl<K, V> std::fmt::Debug for Cache<K, V> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("young_max", &self.young_max).finish_non_exhaustive()
+    }
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> Cache<K, V> {

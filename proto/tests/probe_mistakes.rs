@@ -46,6 +46,16 @@ fn the_frame() {
     );
     check("target: a:1\ntcp: {}\nhosts: {shop: example.com}", &[r#"3:8: spec.hosts.shop: "example.com" is no IP address"#]);
     check("target: a:1\ntcp: {}\ninvert: yes", &[r#"3:9: spec.invert: "yes" is no boolean (want true or false)"#]);
+    check("target: http://a.test:1/\nhttp: {followRedirects: 0}\ninvert: true", &[]);
+    for (target, kind, what) in [
+        ("http://a.test/", "http: {followRedirects: 1}", "followRedirects"),
+        ("http://a.test/", "http: {requests: [{url: 'http://a.test/'}]}", "requests"),
+        ("a.test:53", "dns: {name: a.test, type: SOA, expect: {sameSerialAs: [b.test:53]}}", "sameSerialAs"),
+    ] {
+        let told = "which of the hosts must be unreachable? (leave it out, or write a probe for each)";
+        check(&format!("target: {target}\n{kind}\ninvert: true"), &[&format!("3:9: spec.invert: an inverted probe cannot have {what}: {told}")]);
+        check(&format!("target: {target}\n{kind}\ninvert: false"), &[]);
+    }
     check("target: a:1\ntcp: {}\nmaxDuration: 5", &[r#"3:14: spec.maxDuration: "5" is no duration (want for example 300ms, 30s, 1h30m, 30d)"#]);
     check("target: a:1\ntcp: {}\nmaxDuration: {conect: 5s}", &[r#"3:15: spec.maxDuration.conect: unknown key "conect" (did you mean "connect"?)"#]);
     check("target: a:1\ntcp: {}\nretries: 11", &[r#"3:10: spec.retries: "11" is out of range (want a whole number from 0 to 10)"#]);

@@ -40,12 +40,15 @@ impl Phases {
         }
     }
 
-    /// Until the next call all phases are one of this name.
-    pub(crate) fn alias(&mut self, name: Option<&'static str>) {
-        self.alias = name;
-        if let Some(name) = name {
+    /// Until what this returns is given back all phases are one of this name. Within another the outer one stays: the way to a token's
+    /// server by a proxy is part of the token.
+    pub(crate) fn alias(&mut self, name: Option<&'static str>) -> Option<&'static str> {
+        let before = self.alias;
+        self.alias = name.and(before).or(name);
+        if let Some(name) = self.alias {
             self.next(name);
         }
+        before
     }
 
     fn close(&mut self, now: Instant) -> bool {
@@ -79,5 +82,28 @@ impl Phases {
         let phases = std::mem::take(&mut self.done);
         let us = phases.last().map_or(0, |p| p.start_us + p.duration_us);
         (Duration::from_micros(us), phases)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_two_names_for_a_while_the_outer_one_stays() {
+        let mut phases = Phases::start();
+        phases.next("resolve");
+        let before = phases.alias(Some("auth"));
+        phases.next("connect");
+        let within = phases.alias(Some("proxy"));
+        phases.next("tls");
+        assert_eq!(phases.timeout(), (Reason::AuthError, "auth"));
+        phases.alias(within);
+        phases.next("request");
+        assert_eq!(phases.timeout(), (Reason::AuthError, "auth"));
+        phases.alias(before);
+        phases.next("transfer");
+        let names: Vec<String> = phases.finish().1.into_iter().map(|p| p.name).collect();
+        assert_eq!(names, ["resolve", "auth", "transfer"]);
     }
 }

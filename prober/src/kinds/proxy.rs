@@ -25,13 +25,13 @@ pub(super) async fn connect(attempt: &mut Attempt<'_>, proxy: &HttpProxy, host: 
         Err(_) => {}
     }
     let password = if proxy.username.is_empty() { String::new() } else { attempt.secret(&proxy.password_secret_ref).await? };
-    attempt.phases.alias(Some("proxy"));
+    let before = attempt.phases.alias(Some("proxy"));
     let connected = match proxy.url.split_once("://") {
         Some(("http", address)) => http(attempt, proxy, address, host, port, tunnel, &password).await,
         Some(("socks5", address)) => socks5(attempt, proxy, address, host, port, &password).await,
         _ => Err(Failure::new(Reason::Unsupported, format!("no proxy like {:?} is known here", proxy.url))),
     };
-    attempt.phases.alias(None);
+    attempt.phases.alias(before);
     connected
 }
 

@@ -342,6 +342,39 @@ async fn kept_connections() {
     assert_eq!(connections.load(Ordering::SeqCst), 3, "fresh by default");
 }
 
+/// A server that keeps a connection for one request, hears the next one, and then closes without an answer.
+#[tokio::test]
+async fn a_kept_connection_that_is_closed_under_a_request() {
+    let heard = Arc::new(AtomicUsize::new(0));
+    let count = heard.clone();
+    let a = serve(move |mut stream, _| {
+        let count = count.clone();
+        async move {
+            read_request(&mut stream).await;
+            count.fetch_add(1, Ordering::SeqCst);
+            let _ = stream.write_all(&keep(b"yes", "")).await;
+            if !read_request(&mut stream).await.is_empty() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let context = context();
+    let spec = |method: &str| format!("target: http://{a}/\nhttp: {{reuse: true, method: {method}}}");
+    assert_reason(&probe_in(&context, &spec("GET")).await, Reason::Good);
+    let second = probe_in(&context, &spec("GET")).await;
+    assert_reason(&second, Reason::Good);
+    assert_eq!((fact(&second, "http.connection.reused"), heard.load(Ordering::SeqCst)), ("false", 3));
+    // What may not be done twice is not.
+    let third = probe_in(&context, &spec("POST")).await;
+    assert!(matches!(third.reason, Reason::ConnectionClosed | Reason::ConnectionReset), "{third:#?}");
+    assert_eq!(heard.load(Ordering::SeqCst), 4);
+    // A fresh connection that is closed is the target's failure, whatever the method.
+    let closing = serve(|mut stream, _| async move { drop(read_request(&mut stream).await) }).await;
+    let result = probe_in(&context, &format!("target: http://{closing}/\nhttp: {{reuse: true}}")).await;
+    assert!(matches!(result.reason, Reason::ConnectionClosed | Reason::ConnectionReset), "{result:#?}");
+}
+
 async fn h2_server(authority: &Authority, alpn: &[&[u8]]) -> SocketAddr {
     let acceptor = authority.acceptor("shop.test", alpn);
     serve(move |stream, _| {
@@ -483,6 +516,11 @@ async fn proxies() {
         (spec(&other, &socks, ""), Reason::ConnectRefused),
         (spec(&https, &format!("http://{gone}"), ""), Reason::ProxyError),
         (spec(&https, &format!("socks5://{gone}"), ""), Reason::ProxyError),
+        // Inverted: what the proxy says of the target counts, what it says of itself does not.
+        (format!("invert: true\n{}", spec(&https, &socks, "")), Reason::Reachable),
+        (format!("invert: true\n{}", spec(&other, &socks, "")), Reason::Good),
+        (format!("invert: true\n{}", spec(&https, &socks_auth, "")), Reason::ProxyError),
+        (format!("invert: true\n{}", spec(&https, &format!("socks5://{gone}"), "")), Reason::ProxyError),
     ] {
         let result = probe_in(&context, &spec).await;
         assert_eq!(result.reason, reason, "{spec}\n{result:#?}");

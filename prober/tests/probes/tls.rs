@@ -174,6 +174,17 @@ async fn client_certificates() {
     // Under TLS 1.3 the server refuses after our side of the handshake: its alert may be overtaken by the end of the connection.
     let refused = probe_in(&context, &spec("")).await;
     assert!([Reason::TlsHandshake, Reason::ConnectionClosed, Reason::ConnectionReset].contains(&refused.reason), "{refused:?}");
+    // Who we are, and whom the target must be, go no further than the target: not to another host that it redirects to.
+    let port = server.port();
+    let from = super::common::answer(format!("HTTP/1.1 302 Found\r\nlocation: https://shop.test:{port}/\r\ncontent-length: 0\r\n\r\n")).await;
+    let redirected = |host: &str| {
+        let options = spec("clientCertificate: {secretRef: whole}");
+        let url = format!("http://{host}:{}/\n  followRedirects: 1", from.port());
+        options.replace(&format!("https://shop.test:{port}/"), &url).replace("hosts: {", "hosts: {www.test: 127.0.0.1, ")
+    };
+    assert_reason(&probe_in(&context, &redirected("shop.test")).await, Reason::Good);
+    let elsewhere = probe_in(&context, &redirected("www.test")).await;
+    assert!([Reason::TlsHandshake, Reason::ConnectionClosed, Reason::ConnectionReset].contains(&elsewhere.reason), "{elsewhere:?}");
     for secret in ["broken", "chain", "nosuch"] {
         let result = probe_in(&context, &spec(&format!("clientCertificate: {{secretRef: {secret}}}"))).await;
         assert_eq!(result.reason, Reason::SecretMissing, "{result:?}");

@@ -85,6 +85,14 @@ impl<'t> At<'t> {
     }
 
     /// A text through a parser whose error is the message.
+    pub(super) fn flag(&self, mistakes: &mut Mistakes) -> Option<bool> {
+        self.parsed(mistakes, |text| match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(format!("{text:?} is no boolean (want true or false)")),
+        })
+    }
+
     pub(super) fn parsed<T>(&self, mistakes: &mut Mistakes, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(mistakes)?;
         match parse(&text) {
@@ -154,11 +162,7 @@ impl<'t> Fields<'t> {
     }
 
     pub(super) fn flag(&mut self, key: &'static str, mistakes: &mut Mistakes) -> Option<bool> {
-        self.get(key)?.parsed(mistakes, |text| match text {
-            "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(format!("{text:?} is no boolean (want true or false)")),
-        })
+        self.get(key)?.flag(mistakes)
     }
 
     /// One word of a closed set.

@@ -77,7 +77,7 @@ impl Sender {
         match answered {
             Ok(response) => Ok(response.map(Received::Tcp)),
             Err(e) if e.is_canceled() => Err(Error::Unsent),
-            Err(e) => Err(failure(&e).into()),
+            Err(e) => Err(Error::Unanswered(failure(&e))),
         }
     }
 }
@@ -179,6 +179,9 @@ pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri:
         match exchange.over(attempt, kept.sender).await {
             // The server closed it before it saw the request: that is no failure of the target's.
             Err(Error::Unsent) => {}
+            // Or while it was on its way to it. Who keeps connections must expect that (RFC 9110, section 9.2.2): once more, on a fresh one,
+            // which then tells whether it is the target's failure.
+            Err(Error::Unanswered(f)) if matches!(f.reason, Reason::ConnectionClosed | Reason::ConnectionReset) && draft.method.is_idempotent() => {}
             other => return exchange.keep(attempt, key, kept._driver, other),
         }
     }
@@ -194,6 +197,8 @@ pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri:
 pub(super) enum Error {
     /// The connection was gone before the request was on its way.
     Unsent,
+    /// No answer's head came.
+    Unanswered(Failure),
     Failed(Failure),
 }
 
@@ -207,7 +212,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Failure {
         match error {
             Error::Unsent => Failure::new(Reason::ConnectionClosed, "the server closed the connection before the request was sent"),
-            Error::Failed(failure) => failure,
+            Error::Unanswered(failure) | Error::Failed(failure) => failure,
         }
     }
 }

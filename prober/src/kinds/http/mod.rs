@@ -114,8 +114,12 @@ async fn follow(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, c
     let mut url = captures.text(step.url).into_owned();
     let mut draft = Draft::new(attempt, shared, step, captures).await?;
     let mut seen: Vec<(Method, String)> = Vec::new();
+    let mut first_host: Option<String> = None;
+    let elsewhere = of_another_host(shared.tls);
     loop {
         let uri: Uri = url.parse().map_err(|_| Failure::new(Reason::ProtocolError, format!("{url:?} is no URL")))?;
+        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+        let shared = if *first_host.get_or_insert_with(|| host.clone()) == host { shared } else { Shared { tls: &elsewhere, ..shared } };
         let answer = connect::exchange(attempt, shared, &uri, &mut draft, Some(step)).await?;
         let location = answer.headers.get(header::LOCATION).and_then(|l| l.to_str().ok());
         let Some(location) = location.filter(|_| answer.status.is_redirection() && step.follow_redirects > 0) else {
@@ -132,6 +136,17 @@ async fn follow(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, c
             return Err(Failure::new(Reason::RedirectLoop, format!("redirected to {next} again")));
         }
         url = next;
+    }
+}
+
+/// TLS with a host that the target redirects to: who we are, and who the target must be, are for the target alone.
+fn of_another_host(tls: &TlsOptions) -> TlsOptions {
+    TlsOptions {
+        server_name: String::new(),
+        client_certificate_secret_ref: String::new(),
+        client_key_secret_ref: String::new(),
+        pins: Vec::new(),
+        ..tls.clone()
     }
 }
 

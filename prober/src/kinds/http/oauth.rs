@@ -29,7 +29,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct Tokens(Cache<Vec<u8>, Arc<Token>>);
 
-#[derive(Debug)]
+/// It shows in no debug output.
 struct Token {
     secret: String,
     until: Instant,
@@ -63,12 +63,12 @@ pub(super) async fn token(attempt: &mut Attempt<'_>, shared: Shared<'_>, credent
         return Ok(token.secret.clone());
     }
     let secret = attempt.secret(&credentials.client_secret_ref).await?;
-    attempt.phases.alias(Some("auth"));
+    let before = attempt.phases.alias(Some("auth"));
     let (peer, facts) = (attempt.peer.clone(), attempt.facts.clone());
     let answered = ask(attempt, shared, credentials, &secret).await;
     // What was learned on the way is of the token's server.
     (attempt.peer, attempt.facts) = (peer, facts);
-    attempt.phases.alias(None);
+    attempt.phases.alias(before);
     let token = answered.map_err(|f| match f.reason as i32 {
         // On this side: not allowed, no port left, a secret that is missing.
         100.. => f,

@@ -48,7 +48,8 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     let retries = fields.int("retries", 0..=10, mistakes).unwrap_or(0) as u32;
     let attempt_timeout_us = duration_in(&mut fields, "attemptTimeout", 1_000, timeout_us, mistakes).unwrap_or(0);
     let net = net::net(&mut fields, mistakes);
-    let invert = fields.flag("invert", mistakes).unwrap_or(false);
+    let invert_at = fields.get("invert");
+    let invert = invert_at.as_ref().and_then(|at| at.flag(mistakes)).unwrap_or(false);
     let limits = limits(&mut fields, mistakes);
     let default_target = fields.text("target", mistakes);
     let targets_at = fields.get("targets");
@@ -89,6 +90,16 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
     {
         mistakes.add(&format!("{path}.icmp.packetInterval"), place, message, "send fewer, or faster, or set a longer timeout");
     }
+    if let Some(what) = spec.kind.as_ref().filter(|_| invert).and_then(more_than_one_target)
+        && let Some(at) = &invert_at
+    {
+        mistakes.add(
+            &at.path,
+            at.place(),
+            format!("an inverted probe cannot have {what}: which of the hosts must be unreachable?"),
+            "leave it out, or write a probe for each",
+        );
+    }
     // What was read wrongly would only be told again.
     let clean = mistakes.0.is_empty();
     for (i, target) in spec.targets.iter().enumerate() {
@@ -99,6 +110,16 @@ pub(super) fn read(mut fields: Fields<'_>, mistakes: &mut Mistakes) -> Option<Pr
         }
     }
     Some(spec)
+}
+
+/// What makes a check talk to further hosts.
+fn more_than_one_target(kind: &CheckKind) -> Option<&'static str> {
+    match kind.kind.as_ref()? {
+        Kind::Http(check) if !check.steps.is_empty() => Some("requests"),
+        Kind::Http(check) if check.follow_redirects > 0 => Some("followRedirects"),
+        Kind::Dns(check) if check.expect.as_ref().is_some_and(|e| !e.same_serial_as.is_empty()) => Some("sameSerialAs"),
+        _ => None,
+    }
 }
 
 /// `maxDuration: 800ms`, or `{total: 1s, connect: 100ms}`.
