@@ -22,7 +22,7 @@ use probity_proto::v1::*;
 use agenda::Agenda;
 pub use clock::Clock;
 pub use faults::{FaultAction, FaultBook};
-use running::{Piece, Running};
+use running::{Packed, Piece, Running};
 use spool::Spool;
 pub use store::StoreError;
 use store::{Change, Store};
@@ -136,7 +136,7 @@ impl Session {
         };
         for spec in saved.assignments {
             let id = spec.id;
-            session.assignments.insert(id, Running::new(Arc::new(spec), (now_us, Reason::ProberOff)));
+            session.assignments.insert(id, Running::new(&spec, (now_us, Reason::ProberOff)));
             session.plan(id);
         }
         Ok(session)
@@ -244,7 +244,7 @@ impl Session {
                 self.rows.set(*id, &mut running.row_at, None);
             }
         }
-        let changed: Vec<AssignmentSpec> = set.assignments.into_iter().filter_map(|spec| self.follow(spec, now_us)).collect();
+        let changed: Vec<(u64, Packed)> = set.assignments.into_iter().filter_map(|spec| self.follow(spec, now_us)).collect();
         if !changed.is_empty() || !gone.is_empty() {
             self.shrink();
             self.writes.push(Change::Assignments { revision: set.revision, changed, gone });
@@ -255,25 +255,19 @@ impl Session {
     }
 
     /// Takes up an assignment as it is now; what is to be stored of it, if it is new or changed.
-    fn follow(&mut self, spec: AssignmentSpec, now_us: i64) -> Option<AssignmentSpec> {
+    fn follow(&mut self, spec: AssignmentSpec, now_us: i64) -> Option<(u64, Packed)> {
         let id = spec.id;
         let stored = match self.assignments.get_mut(&id) {
-            Some(running) => {
-                let new = AssignmentSpec { next_n: running.spec.next_n, ..spec };
-                if *running.spec == new {
-                    return None;
-                }
-                running.spec = Arc::new(new);
-                // What is in the open row is not on the disk yet: after a crash it must be owned up to.
-                AssignmentSpec { next_n: running.row.first_n().unwrap_or(running.row_n), ..AssignmentSpec::clone(&running.spec) }
-            }
+            Some(running) => running.follow(spec)?,
             None => {
-                self.assignments.insert(id, Running::new(Arc::new(spec.clone()), (now_us, Reason::AssignedLate)));
-                spec
+                let running = Running::new(&spec, (now_us, Reason::AssignedLate));
+                let stored = running.packed().clone();
+                self.assignments.insert(id, running);
+                stored
             }
         };
         self.plan(id);
-        Some(stored)
+        Some((id, stored))
     }
 
     /// Puts an assignment where it belongs in both agendas.

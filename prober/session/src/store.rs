@@ -8,6 +8,7 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
 use crate::row::slots;
+use crate::running::Packed;
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 const ROWS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("rows");
@@ -138,7 +139,7 @@ pub(crate) enum Change {
     /// Rows that are committed, by their sequences.
     RemoveRows(RangeInclusive<u64>),
     /// What a revision changed: after a crash the assignments are those of the revision that stands beside them.
-    Assignments { revision: u64, changed: Vec<AssignmentSpec>, gone: Vec<u64> },
+    Assignments { revision: u64, changed: Vec<(u64, Packed)>, gone: Vec<u64> },
     /// The first cluster of this store.
     Cluster(String),
     /// Belongs to a cluster from now on, with nothing of another one: ids and fences mean nothing across clusters.
@@ -160,8 +161,8 @@ fn apply(txn: &redb::WriteTransaction, change: &Change) -> Result<(), redb::Erro
         Change::Assignments { revision, changed, gone } => {
             let mut table = txn.open_table(ASSIGNMENTS).map_err(error)?;
             let mut positions = txn.open_table(POSITIONS).map_err(error)?;
-            for spec in changed {
-                table.insert(spec.id, spec.encode_to_vec().as_slice()).map_err(error)?;
+            for (id, packed) in changed {
+                table.insert(id, &**packed).map_err(error)?;
             }
             for id in gone {
                 table.remove(id).map_err(error)?;

@@ -1,4 +1,5 @@
 use super::*;
+use prost::Message;
 use redb::backends::InMemoryBackend;
 
 const SECOND: i64 = 1_000_000;
@@ -506,4 +507,14 @@ fn a_fence_that_a_heartbeat_brought_outlives_a_crash() {
     session.on_desired(DesiredSet { fence: 8, faults: vec![wish], lease_us: 15_000_000, ..DesiredSet::default() }, 2 * SECOND);
     session.commit().expect("stored");
     assert!(session.fault_actions(2 * SECOND).is_empty(), "an older leader's wish");
+}
+
+#[test]
+fn a_probe_that_waits_is_its_text_and_little_more() {
+    let spec = AssignmentSpec { spec: Some(CheckSpec { timeout_us: 1, ..CheckSpec::default() }), ..assignment(1, 101) };
+    let running = Running::new(&spec, (0, Reason::AssignedLate));
+    assert_eq!(AssignmentSpec::decode(&**running.packed()).expect("an assignment"), spec);
+    // A hundred thousand of them, each with two entries of an agenda, are to fit into 2 KiB each with the newest result.
+    let (here, decoded) = (size_of::<Running>(), size_of::<AssignmentSpec>());
+    assert!(here <= 384, "{here} bytes, and {decoded} decoded");
 }
