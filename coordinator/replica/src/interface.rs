@@ -45,7 +45,7 @@ impl Default for Config {
             new_id: 1,
             election_ticks: 10,
             heartbeat_ticks: 2,
-            flush_entries: 4_096,
+            flush_entries: 16_384,
             flush_ticks: 100,
             piece_bytes: PIECE_BYTES,
             changes_bytes_min: 8 << 20,
