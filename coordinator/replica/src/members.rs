@@ -263,6 +263,11 @@ impl Replica {
         let own = raft.raft.id;
         if !raft.store().joining() && !raft.store().is_member(own) {
             self.removed_at.get_or_insert((entry.index, self.ticks));
+            if raft.raft.state != StateRole::Follower {
+                // It came to lead in the middle of its own removal. raft has no place for a leader outside the group, and panics.
+                let term = raft.raft.term;
+                raft.raft.become_follower(term, raft::INVALID_ID);
+            }
         }
         Ok(())
     }
