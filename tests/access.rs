@@ -147,11 +147,20 @@ fn a_prober_enrols_renews_is_revoked_and_comes_back() {
     assert!(tokens.out.contains("\"for\": \"e1\"") && !tokens.out.contains(&secret), "{tokens:?}");
     assert!(!cluster.coordinator.log().contains(&secret));
 
+    let refused = admin.run(&["delete", "prober", "e1"]);
+    assert!(error_line(&refused).contains("is alive: stop it first"), "{refused:?}");
+
     // Revoked: its stream is cut though its certificate would hold, and it is not let in again.
     assert_eq!(admin.run(&["ca", "revoke", "e1", "--reason", "stolen"]).code, 0);
     wait_for("the prober to be told", || prober.log().contains("was revoked").then_some(()));
     admin.wait_json("the silence", &["status"], |s| s["probers"]["alive"] == 0);
     prober.kill9();
+    // Gone for good: its record goes, and the audit says by whom.
+    let removed = wait_for("the prober to be removed", || Some(admin.run(&["delete", "prober", "e1"])).filter(|said| said.code == 0));
+    assert!(removed.out.contains("prober e1 is removed"), "{removed:?}");
+    assert_eq!(admin.json(&["get", "probers"]).expect("a list")["items"].as_array().map(Vec::len), Some(0));
+    let audit = admin.json(&["audit", "--for", "Prober/e1"]).expect("the audit");
+    assert_eq!((&audit["items"][0]["status"]["actor"], &audit["items"][0]["status"]["action"]), (&"me".into(), &"remove".into()));
 
     // A new token lets the name in again.
     std::fs::remove_dir_all(&tls).expect("the files of the thief");

@@ -432,6 +432,15 @@ impl Operator for OperatorService {
         Ok(Response::new(AcceptTargetsReply {}))
     }
 
+    async fn remove_prober(&self, request: Request<RemoveProberRequest>) -> Result<Response<RemoveProberReply>, Status> {
+        let admitted = Admitted::of(&request)?;
+        self.must_lead_or_hint().await?;
+        let asked = request.into_inner();
+        let op = Op::RemoveProber(RemoveProber { name: asked.name });
+        self.node.propose(Self::command(&admitted, &asked.request_id, op)).await.map_err(status)?;
+        Ok(Response::new(RemoveProberReply {}))
+    }
+
     async fn transfer_leader(&self, request: Request<TransferLeaderRequest>) -> Result<Response<TransferLeaderReply>, Status> {
         self.transfer(request).await.map(Response::new)
     }

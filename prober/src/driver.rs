@@ -334,6 +334,7 @@ impl Driver {
             capabilities,
             proxies: self.engine.proxies(),
             cluster_id: self.session.cluster_id().to_owned(),
+            acknowledged: self.session.acknowledged(),
         }
     }
 

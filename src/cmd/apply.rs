@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use probity_proto::resources;
 use probity_proto::v1::ResourceKey;
-use probity_rpc::v1::{ApplyReply, ApplyRequest, DeleteRequest, SourceFile};
+use probity_rpc::v1::{ApplyReply, ApplyRequest, DeleteRequest, RemoveProberRequest, SourceFile};
 use serde_json::json;
 
 use crate::api::{Api, request_id};
@@ -217,6 +217,12 @@ pub(super) async fn delete(api: &mut Api, args: DeleteArgs) -> Outcome {
         "routes" => "Route",
         "maintenances" => "Maintenance",
         "scenarios" => "Scenario",
+        "probers" => {
+            let request = RemoveProberRequest { request_id: request_id(), name: args.one.name.clone() };
+            api.operator.call(async |mut c| c.remove_prober(request.clone()).await).await.map_err(|s| api.fail(&s))?;
+            println!("prober {} is removed; slots that it did not report are missed(prober_lost)", args.one.name);
+            return Ok(ExitCode::SUCCESS);
+        }
         other => return Err(Fail::misuse(format!("{other} are no resources: they cannot be deleted"))),
     };
     let key = ResourceKey { kind: kind.to_owned(), namespace: api.namespace.clone(), name: args.one.name };

@@ -177,6 +177,14 @@ pub(crate) fn expire(state: &mut State) {
     }
 }
 
+/// Nobody waits for the reports of one that has ended any longer.
+pub(crate) fn give_up(state: &mut State, id: u64) {
+    let Some(mut a) = state.assignments.get(&number_key(id)).map(assign::outline) else { return };
+    let end = assign::last_end_n(&a);
+    rows::missed(state, &mut a, end, Reason::ProberLost);
+    fold_if_done(state, id);
+}
+
 /// Whether it ended, and every slot is known.
 fn done(a: &AssignmentRecord) -> bool {
     a.until_us != 0 && a.next_n >= assign::last_end_n(a)

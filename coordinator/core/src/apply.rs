@@ -68,6 +68,10 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
         Op::AddMember(op) => members::add(state, command, op)?,
         Op::PromoteMember(op) => members::promote(state, command, op.id)?,
         Op::RemoveMember(op) => members::remove(state, command, op.id)?,
+        Op::RemoveProber(op) => {
+            fleet::remove(state, &op.name)?;
+            audit::record(state, command, "remove", &format!("Prober/{}", op.name), "", "");
+        }
         Op::CreateToken(op) => applied.token = Some(Box::new(access::create(state, command, op)?)),
         Op::UseToken(op) => {
             let token = access::use_token(state, command, op)?;

@@ -8,10 +8,12 @@
 
 use std::collections::BTreeSet;
 
+use probity_proto::units;
 use probity_proto::v1::*;
 
+use crate::apply::refused;
 use crate::state::State;
-use crate::{assign, events, placement, sickness, verdict, voice};
+use crate::{account, assign, events, placement, sickness, slo, verdict, voice};
 
 /// A prober that came back must stay this long before it gets checks again: two leases; doubled with each flap.
 const RETURN_US: i64 = 30 * 1_000_000;
@@ -21,6 +23,12 @@ const RETURN_MAX_US: i64 = 600 * 1_000_000;
 const FORGIVEN_US: i64 = 600 * 1_000_000;
 /// How many old spool ids of a prober are remembered, so that their rows are never taken for new ones.
 pub const RETIRED_SPOOLS_KEPT: usize = 8;
+/// Silent for this long, it is somebody's to look after: a reboot is over by then.
+pub const SILENT_ALERT_US: i64 = 600 * 1_000_000;
+/// Silent for this long, and with nothing owed, it is forgotten: those that live for a day leave nothing behind.
+pub const FORGOTTEN_US: i64 = 7 * 24 * 3_600 * 1_000_000;
+/// Where something is still owed, it is looked again after this.
+const FORGET_AGAIN_US: i64 = 24 * 3_600 * 1_000_000;
 /// `kept_until_us` of the absent while nobody is there.
 const UNTIL_SOMEBODY_RETURNS: i64 = i64::MAX;
 
@@ -34,7 +42,23 @@ pub(crate) fn keeps(prober: &ProberRecord, now: i64) -> bool {
     !prober.alive && prober.kept_until_us > now
 }
 
-/// What the passing of time alone changed: who may be given checks again, and who is not waited for any longer.
+/// When the passing of time alone changes something about a prober: for who may have which checks, and for itself.
+pub(crate) fn turns(prober: &ProberRecord) -> impl Iterator<Item = i64> {
+    let eligible = prober.alive.then_some(prober.eligible_at_us);
+    let kept = (!prober.alive && prober.kept_until_us != UNTIL_SOMEBODY_RETURNS).then_some(prober.kept_until_us);
+    let absent = (!prober.alive).then(|| [missed_at(prober), forgotten_at(prober)]);
+    eligible.into_iter().chain(kept).chain(absent.into_iter().flatten()).filter(|at| *at > 0)
+}
+
+fn missed_at(prober: &ProberRecord) -> i64 {
+    prober.since_us.saturating_add(SILENT_ALERT_US)
+}
+
+fn forgotten_at(prober: &ProberRecord) -> i64 {
+    prober.forget_at_us.max(prober.since_us.saturating_add(FORGOTTEN_US))
+}
+
+/// What the passing of time alone changed: who may be given checks again, who is not waited for any longer, who is missed, and who is forgotten.
 pub(crate) fn turn(state: &mut State, before: i64) {
     let now = state.now();
     let turns = state.index.turns.range((before.saturating_add(1), String::new())..).take_while(|(at, _)| *at <= now);
@@ -42,13 +66,78 @@ pub(crate) fn turn(state: &mut State, before: i64) {
     if turned.is_empty() {
         return;
     }
-    let absent = turned.iter().filter(|name| state.probers.get(name).is_some_and(|p| !p.alive));
+    let passed = |at: i64| at > before && at <= now;
+    let mut placed = Vec::new();
+    for prober in turned.iter().filter_map(|name| state.probers.get(name).cloned()).collect::<Vec<_>>() {
+        if passed(if prober.alive { prober.eligible_at_us } else { prober.kept_until_us }) {
+            placed.push(prober.name.clone());
+        }
+        if !prober.alive && passed(missed_at(&prober)) {
+            slo::silent_alert(state, &prober.name, Some(units::format_duration(SILENT_ALERT_US.unsigned_abs())));
+        }
+        if !prober.alive && passed(forgotten_at(&prober)) {
+            forget(state, prober);
+        }
+    }
+    let absent = placed.iter().filter(|name| state.probers.get(name).is_some_and(|p| !p.alive));
     let moved: BTreeSet<String> = absent.flat_map(|name| held(state, name)).collect();
     let fleet = placement::Fleet::of(state);
     for check in &moved {
         placement::place(state, &fleet, check);
     }
-    placement::place_for(state, &Vec::from_iter(turned));
+    placement::place_for(state, &placed);
+}
+
+/// Forgets one that has been gone for long, unless slots of it are not accounted for yet.
+fn forget(state: &mut State, prober: ProberRecord) {
+    if assign::of_prober(state, &prober.name).next().is_some() {
+        let forget_at_us = state.now().saturating_add(FORGET_AGAIN_US);
+        put(state, ProberRecord { forget_at_us, ..prober });
+        return;
+    }
+    drop_record(state, &prober.name);
+    events::record(state, "prober", "", &format!("Prober/{}", prober.name), "silent for a week: forgotten".to_owned());
+}
+
+fn drop_record(state: &mut State, name: &str) {
+    if let Some(old) = state.probers.remove(name) {
+        state.index.remove_prober(&old);
+    }
+    slo::silent_alert(state, name, None);
+    slo::prober_alert(state, name, None);
+}
+
+/// Removes one that is gone for good: its slots that nobody reported are lost from now on, its checks are others', and its name is free.
+pub(crate) fn remove(state: &mut State, name: &str) -> Result<(), Refused> {
+    let now = state.now();
+    let Some(prober) = state.probers.get(name) else { return Err(refused(RefusalCode::NotFound, format!("no prober {name:?}"))) };
+    if prober.alive {
+        return Err(refused(RefusalCode::Invalid, format!("prober {name:?} is alive: stop it first, or it would be back at once")));
+    }
+    // One that was given anew a moment ago, or reported ahead of log time, ends a moment later.
+    let ends_at = |a: &AssignmentRecord| match a.until_us {
+        0 if a.next_n > a.first_n => a.from_us.max(assign::schedule(a).due(a.next_n - 1).saturating_add(1)),
+        0 => a.from_us,
+        until => until,
+    };
+    if assign::of_prober(state, name).any(|a| ends_at(a) > now) {
+        return Err(refused(RefusalCode::Conflict, format!("assignments of prober {name:?} end only just now; try again in some seconds")));
+    }
+    let moved: BTreeSet<String> = held(state, name).into_iter().collect();
+    let ids: Vec<u64> = assign::of_prober(state, name).map(|a| a.id).collect();
+    for id in ids {
+        assign::end(state, id);
+        account::give_up(state, id);
+    }
+    drop_record(state, name);
+    let fleet = placement::Fleet::of(state);
+    for check in &moved {
+        voice::drop_unassigned(state, check);
+        placement::place(state, &fleet, check);
+        verdict::judge(state, check, now, 0);
+    }
+    events::record(state, "prober", "", &format!("Prober/{name}"), "removed".to_owned());
+    Ok(())
 }
 
 /// The checks that a prober has now.
@@ -127,6 +216,7 @@ fn left(state: &mut State, name: &str, moved: &mut BTreeSet<String>) {
     }
     prober.alive = false;
     prober.since_us = now;
+    prober.forget_at_us = now.saturating_add(FORGOTTEN_US);
     put(state, prober);
     moved.extend(held(state, name));
     voice::silence(state, name);
@@ -140,6 +230,7 @@ fn join(state: &mut State, hello: &ProberHello) {
     }
     let others = state.probers.iter().any(|p| p.name != hello.name && eligible(p, now));
     let known = state.probers.get(&hello.name).cloned();
+    let was_known = known.is_some();
     let mut prober = ProberRecord {
         name: hello.name.clone(),
         labels: hello.labels.clone(),
@@ -169,7 +260,12 @@ fn join(state: &mut State, hello: &ProberHello) {
             Some("joined")
         }
     };
+    if !was_known && !hello.cluster_id.is_empty() && hello.cluster_id == state.meta().cluster_id {
+        // Forgotten, and back with the spool that it had: its rows go on where they were acknowledged.
+        (prober.spool_id, prober.last_sequence) = (hello.spool_id.clone(), hello.acknowledged);
+    }
     put(state, prober);
+    slo::silent_alert(state, &hello.name, None);
     if let Some(message) = message {
         events::record(state, "prober", "", &format!("Prober/{}", hello.name), message.to_owned());
     }

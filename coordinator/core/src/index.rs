@@ -10,7 +10,7 @@ use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::slo::ledger;
-use crate::{Record, account};
+use crate::{Record, account, fleet};
 
 /// Where to find things.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -117,8 +117,6 @@ impl Index {
 }
 
 fn turns(prober: &ProberRecord) -> impl Iterator<Item = (i64, String)> {
-    let eligible = prober.alive.then_some(prober.eligible_at_us);
-    let kept = (!prober.alive && prober.kept_until_us != i64::MAX).then_some(prober.kept_until_us);
     let name = prober.name.clone();
-    eligible.into_iter().chain(kept).filter(|at| *at > 0).map(move |at| (at, name.clone()))
+    fleet::turns(prober).map(move |at| (at, name.clone()))
 }

@@ -173,3 +173,120 @@ fn what_nobody_reports_is_lost_after_the_spools_bound() {
     assert_eq!(account.missed, [(Reason::ProberLost as u32, owed)].into());
     assert_eq!((account.pending, world.state.assignments.len()), (0, 0));
 }
+
+const DAY: i64 = 24 * HOUR;
+
+fn remove(world: &mut World, name: &str) -> Result<(), (RefusalCode, String)> {
+    match world.apply(command::Op::RemoveProber(RemoveProber { name: name.to_owned() })) {
+        command_result::Result::Applied(_) => Ok(()),
+        command_result::Result::Refused(refused) => Err((refused.code(), refused.message)),
+    }
+}
+
+fn silent_alerts(world: &World) -> Vec<(String, bool)> {
+    let silent = world.state.episodes.iter().filter(|e| e.rule == "silent");
+    silent.map(|e| (e.labels["prober"].clone(), e.resolved_at_us == 0)).collect()
+}
+
+#[test]
+fn who_is_silent_for_long_is_somebodys_to_look_after() {
+    let mut world = three();
+    world.leave(&["p2"]);
+    world.pass(599 * S);
+    assert_eq!(silent_alerts(&world), [], "a reboot");
+    world.pass(2 * S);
+    assert_eq!(silent_alerts(&world), [("p2".to_owned(), true)]);
+    let episode = world.state.episodes.iter().next().expect("one");
+    assert_eq!(episode.labels["alertname"], "ProbityProberSilent");
+    assert!(episode.summary.contains("prober p2 has been silent for 10m"), "{}", episode.summary);
+    world.pass(HOUR);
+    assert_eq!(silent_alerts(&world).len(), 1, "told once");
+    world.join("p2", "c");
+    assert_eq!(silent_alerts(&world), [("p2".to_owned(), false)]);
+}
+
+#[test]
+fn who_is_gone_for_good_is_removed_and_owes_nothing() {
+    let mut world = three();
+    for _ in 0..3 {
+        world.report(WEB, "p2", Reason::Good);
+        world.pass(2 * S);
+    }
+    assert_eq!(remove(&mut world, "p9").expect_err("nobody").0, RefusalCode::NotFound);
+    let (code, said) = remove(&mut world, "p2").expect_err("it lives");
+    assert!(code == RefusalCode::Invalid && said.contains("is alive: stop it first"), "{said}");
+    world.leave(&["p2"]);
+    world.pass(700 * S);
+    let before = world.account();
+    let owed = assign::of_prober(&world.state, "p2").map(|a| assign::end_n(a, world.time_us) - a.next_n).sum::<u64>();
+    assert!(owed > 0);
+    assert_eq!(remove(&mut world, "p2"), Ok(()));
+    assert!(world.state.probers.get("p2").is_none() && assign::of_prober(&world.state, "p2").next().is_none());
+    assert_eq!(silent_alerts(&world), [("p2".to_owned(), false)]);
+    let after = world.account();
+    assert_eq!((after.unexplained, after.planned, after.pending), (0, before.planned, before.pending - owed));
+    assert_eq!(after.missed[&(Reason::ProberLost as u32)], owed);
+    assert!(world.state.audit.iter().any(|a| a.action == "remove" && a.subject == "Prober/p2" && a.actor == "ops"));
+    assert!(remove(&mut world, "p2").is_err(), "it is gone");
+
+    // It comes back all the same, with the spool that it had: its rows go on after what was acknowledged, each once.
+    let (spool_id, sequence) = world.spools["p2"].clone();
+    let hello = ProberHello {
+        name: "p2".to_owned(),
+        labels: [("zone".to_owned(), "c".to_owned())].into(),
+        spool_id,
+        cluster_id: "c1".to_owned(),
+        acknowledged: sequence,
+        ..ProberHello::default()
+    };
+    world.apply(command::Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() }));
+    world.pass(60 * S);
+    let good = world.account().good;
+    let a = world.open(WEB, "p2").expect("it runs again");
+    let row = world.next_row("p2", a.id, a.next_n, &[(5, Reason::Good)]);
+    world.rows(vec![row.clone(), row]);
+    assert_eq!(world.account().good, good + 5);
+}
+
+/// The only one that may run a check is removed: nobody runs it, and nobody says that it is up.
+#[test]
+fn who_is_removed_speaks_no_more() {
+    let mut world = World::new();
+    world.join("p0", "a");
+    world.put(vec![probe("web", S)]);
+    world.pass(10 * S);
+    world.report(WEB, "p0", Reason::Good);
+    world.leave(&["p0"]);
+    world.pass(60 * S);
+    assert_eq!(remove(&mut world, "p0"), Ok(()));
+    assert_eq!((world.runners(WEB).len(), world.verdict(WEB)), (0, Verdict::Unknown));
+    world.join("p1", "a");
+    world.pass(S);
+    assert_eq!(world.runners(WEB), ["p1"]);
+}
+
+#[test]
+fn who_lived_for_a_day_leaves_nothing_behind() {
+    let mut world = three();
+    world.leave(&["p2"]);
+    world.delete("Probe", "web");
+    for _ in 0..6 {
+        world.pass(DAY);
+        assert!(world.state.probers.get("p2").is_some());
+    }
+    world.pass(DAY + S);
+    assert!(world.state.probers.get("p2").is_none() && world.state.probers.get("p1").is_some());
+    assert_eq!(silent_alerts(&world), [("p2".to_owned(), false)]);
+
+    // Not while slots of it are owed: it is the only one for this.
+    let mut world = World::new();
+    world.join("p0", "a");
+    world.put(vec![probe("web", HOUR)]);
+    world.pass(2 * HOUR);
+    world.leave(&["p0"]);
+    world.pass(9 * DAY);
+    assert!(world.state.probers.get("p0").is_some());
+    world.delete("Probe", "web");
+    world.pass(3 * DAY);
+    assert!(world.state.probers.get("p0").is_none(), "looked at again each day");
+}

@@ -368,6 +368,11 @@ impl Session {
         self.spool.next(self.writes.sequence(), ROWS_PER_MESSAGE)
     }
 
+    /// Up to which sequence the present spool was acknowledged: for the hello.
+    pub fn acknowledged(&self) -> u64 {
+        self.spool.first_sequence().map_or(self.sequence, |first| first.saturating_sub(1))
+    }
+
     /// Everything up to a sequence is committed.
     pub fn on_ack(&mut self, ack: &RowsAck) {
         if ack.spool_id != self.spool_id {

@@ -99,6 +99,11 @@ impl Spool {
         rows
     }
 
+    /// The sequence of the oldest row that is not acknowledged.
+    pub(crate) fn first_sequence(&self) -> Option<u64> {
+        self.rows.front().map(|s| s.row.sequence)
+    }
+
     /// Rows up to a sequence are committed; which ones those were.
     pub(crate) fn on_ack(&mut self, sequence: u64) -> Option<std::ops::RangeInclusive<u64>> {
         let first = self.rows.front()?.row.sequence;

@@ -199,6 +199,7 @@ impl World {
             spool_id: process.session.spool_id().to_owned(),
             desired_revision: process.session.revision(),
             cluster_id: process.session.cluster_id().to_owned(),
+            acknowledged: process.session.acknowledged(),
             name: self.probers[p].name.clone(),
             labels: [("zone".to_owned(), format!("z{}", p % 3))].into(),
             ..ProberHello::default()

@@ -16,6 +16,7 @@ const OVERDUE_US: i64 = 30 * 1_000_000;
 const PROBER_NAMESPACE: &str = "default";
 const PROBER_PREFIX: &str = "prober:";
 const SICK: &str = "sick";
+const SILENT: &str = "silent";
 /// Likewise of a probe's targets, in the probe's own namespace.
 const TARGETS_PREFIX: &str = "targets:";
 const HELD: &str = "held";
@@ -285,6 +286,15 @@ pub(crate) fn prober_alert(state: &mut State, prober: &str, sick: Option<&str>) 
     let message = sick.map(|reason| format!("prober {prober} is sick, its runs do not count: {reason}"));
     let labels = [("alertname", "ProbityProberSick"), ("prober", prober), ("rule", SICK)];
     plain_alert(state, PROBER_NAMESPACE, format!("{PROBER_PREFIX}{prober}"), SICK, &labels, message.as_deref());
+}
+
+/// A prober has been silent for so long, or is back or forgotten.
+pub(crate) fn silent_alert(state: &mut State, prober: &str, silent_for: Option<String>) {
+    let message = silent_for.map(|time| {
+        format!("prober {prober} has been silent for {time}: is its host up? Its checks are others'; `probity delete prober {prober}` if it is gone for good")
+    });
+    let labels = [("alertname", "ProbityProberSilent"), ("prober", prober), ("rule", SILENT)];
+    plain_alert(state, PROBER_NAMESPACE, format!("{PROBER_PREFIX}{prober}"), SILENT, &labels, message.as_deref());
 }
 
 /// A probe's targets are held, and why, or not any more.

@@ -8,7 +8,7 @@ pub mod outbox;
 pub mod policy;
 pub mod theory;
 
-pub(crate) use alert::{prober_alert, targets_alert};
+pub(crate) use alert::{prober_alert, silent_alert, targets_alert};
 pub use burn::{Burn, budget_spent_ppm, window_counts};
 pub use explain::{Explain, RuleExplain, explain};
 
