@@ -323,7 +323,11 @@ impl Driver {
     fn hello(&self) -> ProberHello {
         let ping = &self.context.ping_hint;
         let mut capabilities = self.engine.capabilities();
-        capabilities.extend(["http", "tcp", "dns", "tls"].map(|kind| Capability { name: format!("probe/{kind}"), available: true, ..Capability::default() }));
+        capabilities.extend(["http", "tcp", "dns", "tls", "udp", "grpc", "websocket"].map(|kind| Capability {
+            name: format!("probe/{kind}"),
+            available: true,
+            ..Capability::default()
+        }));
         capabilities.push(Capability { name: "probe/icmp".to_owned(), available: ping.is_empty(), detail: ping.clone(), undo: 0 });
         ProberHello {
             name: self.config.name.clone(),

@@ -28,7 +28,7 @@ const PROBES_MAX: usize = 5_000;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Health(Arc<Mutex<Shown>>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Shown {
     prober: String,
     /// By "namespace/probe".
@@ -43,7 +43,7 @@ struct Shown {
 }
 
 /// Finished runs of one probe.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Runs {
     /// By reason number.
     reasons: BTreeMap<i32, u64>,
@@ -100,7 +100,8 @@ impl Health {
     }
 
     fn text(&self) -> String {
-        let Ok(shown) = self.0.lock() else { return String::new() };
+        // A copy: whoever writes is the thread of the slots, and must not wait for a page of text.
+        let Ok(shown) = self.0.lock().map(|shown| shown.clone()) else { return String::new() };
         let mut out = String::new();
         let mut metric = |name: &str, kind: &str, help: &str, samples: Vec<(String, u64)>| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Failure;
 
-/// Bytes of one captured text: a token or an id, never a page.
+/// Bytes of one captured value, written as JSON where it is no text: a token or an id, never a page.
 const VALUE_BYTES_MAX: usize = 16 * 1024;
 
 /// What a run has captured so far.
@@ -18,9 +18,11 @@ pub(crate) struct Captures(Vec<(String, Value)>);
 impl Captures {
     /// Keeps a value, in the place of an earlier one of that name.
     pub(crate) fn keep(&mut self, name: &str, value: Value) -> Result<(), Failure> {
-        if let Value::String(text) = &value
-            && text.len() > VALUE_BYTES_MAX
-        {
+        let bytes = match &value {
+            Value::String(text) => text.len(),
+            other => other.to_string().len(),
+        };
+        if bytes > VALUE_BYTES_MAX {
             return Err(Failure::new(Reason::CaptureMissing, format!("what is captured as {name:?} has more than {VALUE_BYTES_MAX} bytes")));
         }
         self.0.retain(|(known, _)| known != name);
@@ -93,5 +95,7 @@ mod tests {
         captures.keep("id", json!("new")).expect("short");
         assert_eq!(captures.text("$(captures.id)"), "new");
         assert!(captures.keep("big", json!("x".repeat(20_000))).is_err());
+        assert!(captures.keep("big", json!({"a": ["x".repeat(10_000), "x".repeat(10_000)]})).is_err(), "of an object too");
+        captures.keep("fits", json!({"a": "x"})).expect("short");
     }
 }

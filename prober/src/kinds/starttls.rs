@@ -22,13 +22,13 @@ pub(super) async fn ask(attempt: &mut Attempt<'_>, stream: &mut TcpStream, proto
     attempt.phases.next("starttls");
     match protocol {
         "smtp" => {
-            numbered(stream, "", "220").await?;
-            let offered = numbered(stream, "EHLO probity.invalid\r\n", "250").await?;
+            smtp(stream, "", "220").await?;
+            let offered = smtp(stream, "EHLO probity.invalid\r\n", "250").await?;
             let words = |line: &str| line.get(4..).is_some_and(|w| w.trim().eq_ignore_ascii_case("STARTTLS"));
             if !offered.lines().any(words) {
                 return Err(refused("the server does not offer STARTTLS"));
             }
-            numbered(stream, "STARTTLS\r\n", "220").await.map(drop)
+            smtp(stream, "STARTTLS\r\n", "220").await.map(drop)
         }
         "ftp" => {
             numbered(stream, "", "220").await?;
@@ -56,13 +56,39 @@ pub(super) async fn ask(attempt: &mut Attempt<'_>, stream: &mut TcpStream, proto
     }
 }
 
-/// SMTP and FTP: lines that begin with a number; the last has a blank after it.
+/// SMTP, where each line of a reply has its code (RFC 5321, section 4.2.1).
+async fn smtp(stream: &mut TcpStream, command: &str, code: &str) -> Result<String, Failure> {
+    let reply = numbered(stream, command, code).await?;
+    match reply.lines().find(|l| !l.starts_with(code)) {
+        Some(line) => Err(protocol_error(&format!("a line {line:?} within a reply of {code}"))),
+        None => Ok(reply),
+    }
+}
+
+/// Where a reply ends that begins with a number: with its line, or with the first that has the same number and no `-` after it (RFC 959,
+/// section 4.2). What stands in between is text.
+fn reply_end(text: &str) -> Option<usize> {
+    let (mut at, mut first) = (0, None);
+    for line in text.split_inclusive('\n') {
+        if !line.ends_with('\n') {
+            return None;
+        }
+        at += line.len();
+        let goes_on = line.as_bytes().get(3) == Some(&b'-');
+        match first {
+            None if goes_on => first = line.get(..3),
+            Some(code) if goes_on || line.get(..3) != Some(code) => {}
+            _ => return Some(at),
+        }
+    }
+    None
+}
+
+/// SMTP and FTP: replies that begin with a number.
 async fn numbered(stream: &mut TcpStream, command: &str, code: &str) -> Result<String, Failure> {
-    let whole = |text: &str| text.ends_with('\n') && text.lines().last().is_some_and(|l| l.as_bytes().get(3) != Some(&b'-'));
-    let reply = reply(stream, command, whole).await?;
+    let reply = reply(stream, command, |text| reply_end(text).is_some()).await?;
     let last = reply.lines().last().unwrap_or_default();
-    let final_lines = reply.lines().filter(|l| l.as_bytes().get(3) != Some(&b'-')).count();
-    if final_lines > 1 {
+    if reply_end(&reply) != Some(reply.len()) {
         return Err(protocol_error("the server sent more than its reply"));
     }
     if !last.starts_with(code) {
@@ -131,4 +157,26 @@ fn refused(message: &str) -> Failure {
 
 fn protocol_error(message: &str) -> Failure {
     Failure::new(Reason::ProtocolError, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replies_end_with_their_number() {
+        for (text, end) in [
+            ("220 x\r\n", Some(7)),
+            ("220 x", None),
+            ("220-x\r\n", None),
+            ("220-x\r\n220 y\r\n", Some(14)),
+            // Text in between, numbers too: it is no end, and nothing that was injected.
+            ("220-x\r\n Welcome\r\n221 z\r\n220 y\r\n", Some(31)),
+            ("234 go\r\n230 injected\r\n", Some(8)),
+            ("\n", Some(1)),
+            ("", None),
+        ] {
+            assert_eq!(reply_end(text), end, "{text:?}");
+        }
+    }
 }

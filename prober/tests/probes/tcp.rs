@@ -92,10 +92,11 @@ async fn starttls() {
 async fn starttls_that_is_refused_or_injected_into() {
     use Act::{Hear, Say};
     let authority = Authority::new();
-    let cases: [(&str, &'static [Act], Reason); 8] = [
+    let cases: [(&str, &'static [Act], Reason); 9] = [
         ("smtp", &[Say(b"220 x\r\n"), Hear(b"EHLO probity.invalid\r\n"), Say(b"250 SIZE\r\n"), Hear(b"!")], Reason::StarttlsRefused),
         ("smtp", &[Say(b"554 no\r\n"), Hear(b"!")], Reason::StarttlsRefused),
-        ("ftp", &[Say(b"220 x\r\n"), Hear(b"AUTH TLS\r\n"), Say(b"234 go\r\n230 injected\r\n"), Hear(b"!")], Reason::ProtocolError),
+        ("smtp", &[Say(b"220-x\r\n250 y\r\n220 x\r\n"), Hear(b"!")], Reason::ProtocolError),
+        ("ftp", &[Say(b"220-x\r\n Welcome\r\n220 x\r\n"), Hear(b"AUTH TLS\r\n"), Say(b"234 go\r\n230 injected\r\n"), Hear(b"!")], Reason::ProtocolError),
         ("imap", &[Say(b"* OK x\r\n"), Hear(b"a1 STARTTLS\r\n"), Say(b"a1 NO\r\n"), Hear(b"!")], Reason::StarttlsRefused),
         ("pop3", &[Say(b"-ERR\r\n"), Hear(b"!")], Reason::StarttlsRefused),
         ("ldap", &[Say(b"\x30\x0c\x02\x01\x01\x78\x07\x0a\x01\x02\x04\x00\x04\x00"), Hear(b"!")], Reason::StarttlsRefused),
