@@ -87,6 +87,13 @@ impl Server {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the signal is sent");
     }
 
+    /// What it holds in memory (VmRSS), in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+        line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    }
+
     /// Ends it at once, as a crash does.
     pub fn kill9(&mut self) {
         self.signal(Signal::SIGKILL);
@@ -184,6 +191,17 @@ pub fn answers(address: SocketAddr) -> bool {
     let mut text = String::new();
     let _ = stream.read_to_string(&mut text);
     text.starts_with("HTTP/1.1 200")
+}
+
+/// What a service on this host answers to a GET, its head included.
+pub fn answers_text(port: u16, path: &str) -> Option<String> {
+    use std::io::Write;
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    Some(text)
 }
 
 /// A webhook that keeps the bodies it is sent.
