@@ -83,20 +83,20 @@ impl Driver {
         let mut current_at = Instant::now();
         let mut reported_at = Instant::now();
         let mut full = false;
+        // The last step left something to do.
+        let mut more = false;
         let mut warned = false;
         self.learn_addresses();
         loop {
             let mut batch: VecDeque<Request> = VecDeque::new();
             let mut inputs = vec![self.clock_input()];
             tokio::select! {
+                // Time goes on whatever is waiting.
+                biased;
                 () = stop.cancelled() => {
                     self.replica.flush()?;
                     return Ok(());
                 }
-                request = self.requests.recv() => match request {
-                    Some(request) => batch.push_back(request),
-                    None => return Ok(()),
-                },
                 _ = tick.tick() => {
                     inputs.push(Input::Tick);
                     self.look_at_rules();
@@ -111,6 +111,11 @@ impl Driver {
                         next_tag += 1;
                     }
                 }
+                request = self.requests.recv() => match request {
+                    Some(request) => batch.push_back(request),
+                    None => return Ok(()),
+                },
+                () = std::future::ready(()), if more => {}
             }
             while batch.len() < BATCH {
                 match self.requests.try_recv() {
@@ -152,6 +157,7 @@ impl Driver {
             }
             let was_leading = self.leadership.borrow().clone();
             let outputs = self.replica.step(inputs)?;
+            more = outputs.more;
             self.hand_out(outputs, &mut waiting, &mut tick_proposed);
             if self.follow_role(&was_leading, &mut waiting) {
                 // What a leader proposed by itself has no answer when it leads no more.
@@ -313,6 +319,7 @@ impl Driver {
         waiting.insert(*next_tag, Waiter::LeaderStarted);
         let input = self.proposal(*next_tag, Node::command(op));
         *next_tag += 1;
+        // Should it leave something to do, the next tick does it.
         let outputs = self.replica.step([input])?;
         let mut ignored = false;
         self.hand_out(outputs, waiting, &mut ignored);

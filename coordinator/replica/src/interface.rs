@@ -21,6 +21,8 @@ pub struct Config {
     pub flush_entries: u64,
     /// ...or this many ticks.
     pub flush_ticks: u64,
+    /// Committed entries of so many bytes are applied in one step, if there are more: ticks must not wait for a backlog.
+    pub apply_bytes: u64,
     /// About how much of the state is written in one step: what others wait for.
     pub piece_bytes: usize,
     /// With less than this in changes the state is not written anew as a whole.
@@ -47,6 +49,7 @@ impl Default for Config {
             heartbeat_ticks: 2,
             flush_entries: 16_384,
             flush_ticks: 100,
+            apply_bytes: 512 << 10,
             piece_bytes: PIECE_BYTES,
             changes_bytes_min: 8 << 20,
             log_entries_max: 20_000,
@@ -151,6 +154,8 @@ pub struct Outputs {
     pub replies: Vec<(u64, Reply)>,
     /// Something was applied, or the state was replaced.
     pub applied: bool,
+    /// There is more to do at once: another step, with or without inputs.
+    pub more: bool,
     /// Messages that were dropped because they make no sense: whose, and why. For the log of a person.
     pub nonsense: Vec<(u64, String)>,
 }

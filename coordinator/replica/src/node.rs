@@ -17,7 +17,7 @@ use crate::interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
 use crate::pieces;
 use crate::slow::Disks;
 use crate::snapshot::{Source, Staging};
-use crate::store::{FormError, Identity, OpenError, RoundEnd, Store};
+use crate::store::{self, FormError, Identity, OpenError, RoundEnd, Store};
 
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
@@ -160,7 +160,7 @@ impl Replica {
             max_size_per_msg: 1 << 20,
             max_inflight_msgs: 256,
             max_uncommitted_size: 64 << 20,
-            max_committed_size_per_ready: 16 << 20,
+            max_committed_size_per_ready: self.config.apply_bytes,
             check_quorum: true,
             pre_vote: true,
             ..raft::Config::default()
@@ -372,11 +372,16 @@ impl Replica {
         Ok(())
     }
 
-    /// Handles every Ready.
+    /// Handles every Ready, until it has applied enough for one step.
     fn drain(&mut self, out: &mut Outputs) -> Result<(), Fatal> {
+        let mut applied_bytes = 0;
         loop {
             let Some(raft) = &mut self.raft else { return Ok(()) };
             if !raft.has_ready() {
+                return Ok(());
+            }
+            if applied_bytes >= self.config.apply_bytes {
+                out.more = true;
                 return Ok(());
             }
             let cluster_id = raft.store().identity.cluster_id.clone();
@@ -408,6 +413,7 @@ impl Replica {
             self.collect_reads(ready.take_read_states());
             send(&cluster_id, ready.take_persisted_messages(), out);
             let committed = ready.take_committed_entries();
+            applied_bytes += store::bytes(&committed);
             self.apply(committed, out)?;
             let Some(raft) = &mut self.raft else { return Ok(()) };
             let mut light = raft.advance(ready);
@@ -415,7 +421,9 @@ impl Replica {
                 raft.mut_store().set_commit(commit);
             }
             send(&cluster_id, light.take_messages(), out);
-            self.apply(light.take_committed_entries(), out)?;
+            let committed = light.take_committed_entries();
+            applied_bytes += store::bytes(&committed);
+            self.apply(committed, out)?;
             if let Some(raft) = &mut self.raft {
                 raft.advance_apply();
             }

@@ -162,7 +162,8 @@ fn seal(bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
 
-fn bytes<'e>(entries: impl IntoIterator<Item = &'e eraftpb::Entry>) -> u64 {
+/// The bytes of entries' data.
+pub(crate) fn bytes<'e>(entries: impl IntoIterator<Item = &'e eraftpb::Entry>) -> u64 {
     entries.into_iter().map(|e| e.data.len() as u64).sum()
 }
 

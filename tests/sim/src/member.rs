@@ -191,6 +191,7 @@ fn config(plan: &Plan, id: u64, build: u32) -> Config {
         flush_entries: plan.flush_entries,
         flush_ticks: plan.flush_ticks,
         piece_bytes: plan.piece_bytes,
+        apply_bytes: plan.apply_bytes,
         changes_bytes_min: plan.changes_bytes_min,
         log_entries_max: plan.log_entries_max,
         compact_bytes_min: 1 << 20,
@@ -516,7 +517,7 @@ impl World {
         let status = node.replica.status();
         let took = STEP_US + (after.0 - before.0) * member.sync_us;
         node.busy_until = self.now + took;
-        let more = !node.inbox.is_empty();
+        let more = outputs.more || !node.inbox.is_empty();
         self.checks.stepped(m, &node.replica, &outputs, &applied, self.now);
         if (role, term) != (status.role, status.term) {
             self.new_election_timeout(m);

@@ -97,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) flush_ticks: u64,
     /// Few bytes make many steps of one write of the state.
     pub(crate) piece_bytes: usize,
+    /// Few bytes make many steps of a backlog.
+    pub(crate) apply_bytes: u64,
     /// Few bytes make the state be written anew often.
     pub(crate) changes_bytes_min: u64,
     pub(crate) log_entries_max: u64,
@@ -150,6 +152,7 @@ impl Plan {
             halt_at_the_end: rng.percent(30),
             piece_bytes: rng.skewed(200, 512 << 10) as usize,
             changes_bytes_min: rng.skewed(1_000, 8 << 20),
+            apply_bytes: rng.skewed(100, 512 << 10),
         }
     }
 
