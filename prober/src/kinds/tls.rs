@@ -69,7 +69,7 @@ impl Tls {
         let tls12 = options.min_version != "1.3";
         let versions: Vec<&rustls::SupportedProtocolVersion> =
             [(tls13, &rustls::version::TLS13), (tls12, &rustls::version::TLS12)].into_iter().filter_map(|(wanted, v)| wanted.then_some(v)).collect();
-        let verifier = Arc::new(Watching { inner, skip: options.skip_verify });
+        let verifier = Arc::new(Watching { inner, skip: options.skip_verify, tells: None });
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&versions)
             .map_err(|e| failed(e.to_string()))?
@@ -110,11 +110,27 @@ thread_local! {
     static SEEN: RefCell<Option<Seen>> = const { RefCell::new(None) };
 }
 
+/// What the server of one connection showed, whichever thread its handshake was driven on.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shown(Arc<Mutex<Option<Seen>>>);
+
+impl Shown {
+    fn put(&self, seen: Seen) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+    }
+
+    fn take(&self) -> Option<Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// Hands on what the server shows, then verifies it, or not if told so.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Watching {
     inner: Arc<WebPkiServerVerifier>,
     skip: bool,
+    /// Of one connection; none: to the handshake that is being polled on this thread.
+    tells: Option<Shown>,
 }
 
 impl ServerCertVerifier for Watching {
@@ -128,52 +144,12 @@ impl ServerCertVerifier for Watching {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
         let chain = std::iter::once(end_entity).chain(intermediates).map(|c| c.clone().into_owned()).collect();
-        SEEN.set(Some(Seen { chain, ocsp: ocsp.to_vec(), verified: verified.as_ref().map(drop).map_err(Clone::clone) }));
+        let seen = Seen { chain, ocsp: ocsp.to_vec(), verified: verified.as_ref().map(drop).map_err(Clone::clone) };
+        match &self.tells {
+            Some(shown) => shown.put(seen),
+            None => SEEN.set(Some(seen)),
+        }
         if self.skip { Ok(ServerCertVerified::assertion()) } else { verified }
-    }
-
-    fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// What the server of one connection showed, whichever thread its handshake was driven on.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Shown(Arc<Mutex<Option<Seen>>>);
-
-impl Shown {
-    fn take(&self) -> Option<Seen> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// A verifier of one connection.
-#[derive(Debug)]
-struct Telling {
-    inner: Arc<Watching>,
-    shown: Shown,
-}
-
-impl ServerCertVerifier for Telling {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let verified = self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now);
-        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = SEEN.take();
-        verified
     }
 
     fn verify_tls12_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
@@ -201,7 +177,7 @@ impl QuicTls {
     pub(crate) fn for_one(&self) -> (ClientConfig, Shown) {
         let shown = Shown::default();
         let mut config = ClientConfig::clone(&self.made.config);
-        config.dangerous().set_certificate_verifier(Arc::new(Telling { inner: self.made.verifier.clone(), shown: shown.clone() }));
+        config.dangerous().set_certificate_verifier(Arc::new(Watching { tells: Some(shown.clone()), ..Watching::clone(&self.made.verifier) }));
         (config, shown)
     }
 }
