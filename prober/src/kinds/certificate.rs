@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{GeneralName, ParsedExtension, X509Certificate};
 
+/// Certificates of a chain among which issuers are looked for: each costs a signature check at each step.
+const ISSUERS_MAX: usize = 16;
 /// Names of one certificate that are shown.
 const NAMES_SHOWN: usize = 8;
 
@@ -45,7 +47,8 @@ impl Chain {
                 found.leaf(&certificate, not_after_s);
             }
         }
-        let sent: Vec<X509Certificate<'_>> = chain.iter().filter_map(|der| x509_parser::parse_x509_certificate(der).ok()).map(|(_, c)| c).collect();
+        let sent: Vec<X509Certificate<'_>> =
+            chain.iter().take(ISSUERS_MAX).filter_map(|der| x509_parser::parse_x509_certificate(der).ok()).map(|(_, c)| c).collect();
         let mut next = sent.first();
         while let Some(certificate) = next.filter(|_| found.pins.len() < sent.len()) {
             let spki = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);

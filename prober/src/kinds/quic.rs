@@ -29,6 +29,8 @@ const WINDOW_BYTES: u32 = 1 << 20;
 /// Bytes that may come while nothing comes of them: a window, and as much again for what is sent twice. Past it the target is only
 /// filling memory: a head, a setting or a frame without an end.
 const IDLE_BYTES_MAX: u64 = 2 * WINDOW_BYTES as u64;
+/// What a piece of use is wrapped in, at least: a frame's head, its part of a datagram.
+const FRAME_BYTES: u64 = 16;
 /// Streams that a server may open: control, QPACK's two, and some that are there to be ignored (RFC 9114, section 6.2).
 const SERVER_STREAMS_MAX: u32 = 16;
 /// `no_application_protocol` of TLS (RFC 7301) as QUIC has it (RFC 9001, section 4.8).
@@ -78,6 +80,12 @@ struct State {
     error: Option<io::Error>,
 }
 
+impl State {
+    fn too_much(&self) -> bool {
+        self.received_bytes > self.allowed_bytes
+    }
+}
+
 /// Why a connection is of no more use.
 pub(super) enum Trouble {
     Socket(io::Error),
@@ -95,10 +103,17 @@ impl Line {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Something came of what was received: more may come.
-    pub(super) fn progress(&self) {
-        let mut state = self.state();
-        state.allowed_bytes = state.received_bytes + IDLE_BYTES_MAX;
+    /// So many bytes of what was received were of use: as many more may come, with what they are wrapped in. What h3 holds of frames that are
+    /// not whole is therefore never more than [`IDLE_BYTES_MAX`], however long a connection is kept.
+    pub(super) fn of_use(&self, bytes: usize) {
+        let bytes = bytes as u64;
+        self.state().allowed_bytes += bytes + bytes / 8 + FRAME_BYTES;
+    }
+
+    /// Whether it is known to be of no more use.
+    pub(super) fn is_useless(&self) -> bool {
+        let state = self.state();
+        state.error.is_some() || state.too_much()
     }
 
     /// Ends when the connection is of no more use.
@@ -109,7 +124,7 @@ impl Line {
                 if let Some(e) = state.error.take() {
                     return Trouble::Socket(e);
                 }
-                if state.received_bytes > state.allowed_bytes {
+                if state.too_much() {
                     return Trouble::TooMuch;
                 }
             }
@@ -122,12 +137,14 @@ impl Line {
         self.troubled.notify_one();
     }
 
-    fn received(&self, bytes: usize) {
+    /// Whether that was not too much.
+    fn received(&self, bytes: usize) -> bool {
         let mut state = self.state();
         state.received_bytes += bytes as u64;
-        if state.received_bytes > state.allowed_bytes {
+        if state.too_much() {
             self.troubled.notify_one();
         }
+        !state.too_much()
     }
 }
 
@@ -155,7 +172,10 @@ impl AsyncUdpSocket for Line {
                 Poll::Ready(Ok(())) => {
                     let len = buffer.filled().len();
                     *meta = RecvMeta { addr: self.peer, len, stride: len, ecn: None, dst_ip: None };
-                    self.received(len);
+                    if !self.received(len) {
+                        // Nothing more is handed on: nobody reads what is buffered behind this.
+                        return Poll::Pending;
+                    }
                     count += 1;
                 }
                 // It is told once; the connection is then given up.
@@ -219,6 +239,7 @@ async fn dial(net: &NetOptions, peer: SocketAddr, tls: &QuicTls) -> io::Result<D
         () = line.heard.notified() => Ok(Dialing { connecting, line, shown }),
         trouble = line.trouble() => Err(match trouble {
             Trouble::Socket(e) => e,
+            // Nothing was heard yet.
             Trouble::TooMuch => io::Error::other("too many bytes"),
         }),
     }

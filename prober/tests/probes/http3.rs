@@ -390,3 +390,48 @@ async fn frames_that_are_none() {
         assert_reason(&run(&authority, address, "", "").await, Reason::ProtocolError);
     }
 }
+
+#[tokio::test]
+async fn what_is_poured_beside_a_body_ends_the_run() {
+    let authority = Authority::new();
+    let pouring = quic(tls(authority.issue("shop.test"), b"h3"), |connection| async move {
+        let Ok(mut control) = connection.open_uni().await else { return };
+        // SETTINGS, and an unknown frame of 2^30 bytes that never ends, while each byte of the body is progress.
+        let _ = control.write_all(&[0x00, 0x04, 0x00, 0x21, 0xc0, 0, 0, 0, 0x40, 0, 0, 0]).await;
+        let Ok((mut to, _from)) = connection.accept_bi().await else { return };
+        tokio::spawn(async move { while control.write_all(&[0x21; 4_096]).await.is_ok() {} });
+        let _ = to.write_all(&[0x01, 0x03, 0x00, 0x00, 0xd9]).await;
+        while to.write_all(&[0x00, 0x01, b'x']).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    let result = run(&authority, pouring, "", "timeout: 30s").await;
+    assert_reason(&result, Reason::ProtocolError);
+    assert!(result.message.contains("does not go on"), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_is_closed_under_a_request() {
+    let authority = Authority::new();
+    let closing = quic(tls(authority.issue("shop.test"), b"h3"), |connection| async move {
+        let Ok(mut server) = h3::server::Connection::new(h3_quinn::Connection::new(connection.clone())).await else { return };
+        let Ok(Some(first)) = server.accept().await else { return };
+        let Ok((request, stream)) = first.resolve_request().await else { return };
+        echo(request, stream).await;
+        if let Ok(Some(second)) = server.accept().await {
+            drop(second.resolve_request().await);
+            connection.close(0x100u32.into(), b"");
+        }
+    })
+    .await;
+    let context = context();
+    let ask = |method: &str| spec(&authority, closing, "/", "", &format!("reuse: true\nmethod: {method}"), "timeout: 10s");
+    assert_reason(&probe_in(&context, &ask("GET")).await, Reason::Good);
+    let again = probe_in(&context, &ask("GET")).await;
+    assert_reason(&again, Reason::Good);
+    assert_eq!((fact(&again, "http.connection.reused"), fact(&again, "http.connection.retried")), ("false", "connection_closed"));
+    // What may not be done twice is not.
+    let posted = probe_in(&context, &ask("POST")).await;
+    assert!(matches!(posted.reason, Reason::ConnectionClosed | Reason::ConnectionReset), "{posted:#?}");
+}

@@ -25,12 +25,16 @@ pub(super) enum Received {
     Quic(Box<http3::Body>),
 }
 
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
 impl Received {
     /// Bytes that are announced; a HEAD's answer announces what it does not send.
     fn announced(&self, headers: &HeaderMap) -> Option<u64> {
         match self {
             Received::Tcp(body) if hyper::body::Body::is_end_stream(body) => None,
-            Received::Tcp(_) => headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok(),
+            Received::Tcp(_) => content_length(headers),
             Received::Quic(body) => body.announced(),
         }
     }

@@ -180,8 +180,12 @@ pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri:
             // The server closed it before it saw the request: that is no failure of the target's.
             Err(Error::Unsent) => {}
             // Or while it was on its way to it. Who keeps connections must expect that (RFC 9110, section 9.2.2): once more, on a fresh one,
-            // which then tells whether it is the target's failure.
-            Err(Error::Unanswered(f)) if matches!(f.reason, Reason::ConnectionClosed | Reason::ConnectionReset) && draft.method.is_idempotent() => {}
+            // which then tells whether it is the target's failure. Over UDP a server that is gone refuses.
+            Err(Error::Unanswered(f))
+                if matches!(f.reason, Reason::ConnectionClosed | Reason::ConnectionReset | Reason::ConnectRefused) && draft.method.is_idempotent() =>
+            {
+                attempt.fact("http.connection.retried", f.reason.label());
+            }
             other => return exchange.keep(attempt, key, kept._driver, other),
         }
     }

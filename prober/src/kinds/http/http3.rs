@@ -6,15 +6,18 @@ use ::h3::client::{RequestStream, SendRequest};
 use ::h3::error::{Code, StreamError};
 use bytes::{Buf, Bytes};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use probity_proto::v1::Reason;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::super::quic::{self, Dialed, Line};
 use super::super::{Attempt, Failure};
-use super::body::Received;
+use super::body::{Received, content_length};
 use super::connect::{Error, HEAD_BYTES_MAX};
+
+/// What an exchange brings besides its head and its body: acknowledgements, its part of control frames.
+const HEAD_BYTES: usize = 1_024;
 
 /// What asks over a connection, which ends with it.
 pub(super) struct Sender {
@@ -41,17 +44,16 @@ pub(super) async fn open(quic: Dialed) -> Result<(Sender, AbortOnDropHandle<()>)
 
 impl Sender {
     pub(super) fn closed(&self) -> bool {
-        self.quic.connection.close_reason().is_some()
+        self.quic.connection.close_reason().is_some() || self.quic.line.is_useless()
     }
 
     /// Sends a request; the answer's head.
     pub(super) async fn send(&mut self, attempt: &mut Attempt<'_>, request: Request<Full<Bytes>>) -> Result<Response<Received>, Error> {
         let line = self.quic.line.clone();
-        line.progress();
         tokio::select! {
             biased;
             answer = self.ask(attempt, request) => answer,
-            trouble = line.trouble() => Err(trouble.failure(Reason::HeadersTooLarge, "the answer's head has no end").into()),
+            trouble = line.trouble() => Err(Error::Unanswered(trouble.failure(Reason::HeadersTooLarge, "the answer's head has no end"))),
         }
     }
 
@@ -98,16 +100,13 @@ impl Sender {
             Ok(answer) => answer.into_parts(),
             // Another connection may be asked then (RFC 9114, section 4.1.1).
             Err(StreamError::RemoteTerminate { code: Code::H3_REQUEST_REJECTED, .. }) => return Err(Error::Unsent),
-            Err(e) => return Err(failed(&e).into()),
+            Err(e) => return Err(Error::Unanswered(failed(&e))),
         };
+        self.quic.line.of_use(parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum::<usize>() + HEAD_BYTES);
         let bodiless = bodiless || matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-        let body = Body { from, connection, line: self.quic.line.clone(), left: (!bodiless).then(|| announced(&parts.headers)).flatten() };
+        let body = Body { from, connection, line: self.quic.line.clone(), left: (!bodiless).then(|| content_length(&parts.headers)).flatten() };
         Ok(Response::from_parts(parts, Received::Quic(Box::new(body))))
     }
-}
-
-fn announced(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// A body as it comes.
@@ -122,7 +121,6 @@ pub(super) struct Body {
 impl Body {
     /// The next piece; after the last one nothing.
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
-        self.line.progress();
         let data = tokio::select! {
             biased;
             data = self.from.recv_data() => data.map(|d| d.map(|mut d| d.copy_to_bytes(d.remaining()))).map_err(|e| failure(&self.connection, &e)),
@@ -134,6 +132,7 @@ impl Body {
 
     /// RFC 9114, section 4.1.2: what does not have the announced length is malformed.
     fn counted(&mut self, data: Bytes) -> Result<Bytes, Failure> {
+        self.line.of_use(data.len());
         if let Some(left) = &mut self.left {
             *left =
                 left.checked_sub(data.len() as u64).ok_or_else(|| Failure::new(Reason::ProtocolError, "the body has more bytes than its content-length"))?;
