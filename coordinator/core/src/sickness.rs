@@ -98,8 +98,10 @@ pub(crate) fn look(state: &mut State, turned: &BTreeSet<String>) {
         return;
     }
     let down = |check: &String| {
-        let voters = assign::of_check(state, check).filter(|a| a.until_us == 0);
-        let down = voters.filter(|a| state.voters.get(&pair_key(check, &a.prober)).is_some_and(|v| v.voice() == Verdict::Down));
+        let open: Vec<&AssignmentRecord> = assign::of_check(state, check).filter(|a| a.until_us == 0).collect();
+        // With fewer a check tells nothing of anybody.
+        let voters = if open.len() > OTHERS_MIN { open } else { Vec::new() };
+        let down = voters.into_iter().filter(|a| state.voters.get(&pair_key(check, &a.prober)).is_some_and(|v| v.voice() == Verdict::Down));
         down.map(|a| a.prober.clone()).collect::<Vec<_>>()
     };
     let mut suspects: BTreeSet<String> = turned.iter().flat_map(down).collect();
