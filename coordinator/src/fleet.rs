@@ -81,6 +81,13 @@ impl FleetMemory {
         }
     }
 
+    /// A prober cannot be heard for a reason that is not its own.
+    fn still_there(&self, prober: &str) {
+        if let Some(heard) = self.lock().get_mut(prober) {
+            heard.at = Instant::now();
+        }
+    }
+
     /// A new leader gives everybody time to find it.
     pub(crate) fn start_grace(&self) {
         if let (Ok(mut grace), Ok(mut heard)) = (self.grace_from.lock(), self.heard.lock()) {
@@ -182,7 +189,7 @@ impl FleetService {
         let (follows, of_cluster) = (hello.desired_revision, hello.cluster_id.clone());
         let op = Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() });
         self.node.shared.fleet.heard(&prober, Heartbeat::default());
-        match self.node.propose(Node::command(op)).await {
+        match self.node.propose_while_leading(Node::command(op)).await {
             Ok(_) => {}
             Err(ProposeError::Refusal(_)) => {
                 self.not_leader(tx).await;
@@ -265,8 +272,16 @@ impl FleetService {
                 }
                 // A full queue waits here, and so does the prober: its spool is the buffer.
                 Some(other @ (FromProber::Rows(_) | FromProber::Fault(_))) => {
-                    if rows.send(other).await.is_err() {
-                        return Ok(());
+                    let mut taken = std::pin::pin!(rows.send(other));
+                    loop {
+                        tokio::select! {
+                            taken = &mut taken => match taken {
+                                Ok(()) => break,
+                                Err(_) => return Ok(()),
+                            },
+                            // Its heartbeats wait behind what is not taken here: that is no silence of its own.
+                            () = tokio::time::sleep(HEARTBEAT) => self.node.shared.fleet.still_there(prober),
+                        }
                     }
                 }
                 _ => return Err(Status::invalid_argument("a message that has no place here")),
@@ -292,7 +307,7 @@ impl FleetService {
                 }
                 _ => continue,
             };
-            if let Err(e) = self.node.propose(Node::command(op)).await {
+            if let Err(e) = self.node.propose_while_leading(Node::command(op)).await {
                 tracing::warn!(prober, error = %e, "a report was not committed; the prober sends it again");
                 self.not_leader(tx).await;
                 return Ok(());

@@ -16,6 +16,8 @@ use crate::telemetry::GameDayTraces;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Departures within this time go in one command.
 const DEPARTURES_WITHIN: Duration = Duration::from_millis(500);
+/// A leader whose own questions wait longer than this cannot tell who is silent.
+const LATE: Duration = Duration::from_millis(500);
 /// A reason is for people, and in the log.
 const SICK_REASON_CHARS_MAX: usize = 256;
 
@@ -50,11 +52,15 @@ impl FleetDuties {
     /// Departures and sicknesses go in one command: checks move once.
     async fn look(&mut self, node: &Node) {
         let alive = |state: &State| state.probers.iter().filter(|p| p.alive).map(|p| p.name.clone()).collect::<Vec<_>>();
+        let asked = Instant::now();
         let Ok((alive, sickness)) = node.query(move |state, live| (alive(state), changed_sickness(state, live))).await else { return };
+        let late = asked.elapsed() > LATE;
         let mut left: Vec<String> = alive.into_iter().filter(|p| node.shared.fleet.silent_for(p) > SILENT).collect();
         // What ends one prober often ends others: they are waited for, briefly.
         match self.silent_since {
             _ if left.is_empty() => self.silent_since = None,
+            // What they said may still wait here. Moving their checks would be more work for whoever has too much of it already.
+            _ if late => left.clear(),
             Some(since) if since.elapsed() >= DEPARTURES_WITHIN => self.silent_since = None,
             since => {
                 self.silent_since = since.or_else(|| Some(Instant::now()));

@@ -19,6 +19,8 @@ use crate::fleet::FleetMemory;
 pub(crate) const REQUESTS: usize = 1_024;
 /// How long a proposal may take until its outcome is called unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// What raft would not take is proposed again after this.
+const BUSY_RETRY: Duration = Duration::from_millis(200);
 /// How long one try of a linearizable read may take: raft drops them silently during elections.
 const READ_TRY: Duration = Duration::from_millis(500);
 
@@ -118,15 +120,34 @@ impl Node {
         self.outcome(|tx| Request::Transfer(to, tx)).await
     }
 
+    /// The same for what a stream waits for: however long it takes while this member leads, since a proposal is lost only with leadership. Giving up
+    /// earlier would bring it a second time, and more of them the slower everything is.
+    pub(crate) async fn propose_while_leading(&self, command: Command) -> Result<Applied, ProposeError> {
+        let mut leadership = self.leadership();
+        let term = leadership.borrow().term;
+        let committed = async {
+            loop {
+                match self.answer(|tx| Request::Propose(Box::new(command.clone()), tx)).await {
+                    // More is under way than raft takes, or a transfer is: nothing was proposed.
+                    Err(ProposeError::Refusal(Refusal::NoQuorum)) => tokio::time::sleep(BUSY_RETRY).await,
+                    answer => return answer,
+                }
+            }
+        };
+        tokio::select! {
+            answer = committed => answer,
+            _ = leadership.wait_for(|l| !l.leading || l.term != term) => Err(Refusal::Unknown.into()),
+        }
+    }
+
     async fn outcome(&self, request: impl FnOnce(oneshot::Sender<Result<CommandResult, ProposeError>>) -> Request) -> Result<Applied, ProposeError> {
+        tokio::time::timeout(PROPOSE_TIMEOUT, self.answer(request)).await.unwrap_or(Err(Refusal::Unknown.into()))
+    }
+
+    async fn answer(&self, request: impl FnOnce(oneshot::Sender<Result<CommandResult, ProposeError>>) -> Request) -> Result<Applied, ProposeError> {
         let (tx, rx) = oneshot::channel();
         self.requests.send(request(tx)).await.map_err(|_| ProposeError::Stopping)?;
-        let result = match tokio::time::timeout(PROPOSE_TIMEOUT, rx).await {
-            Ok(Ok(result)) => result?,
-            Ok(Err(_)) => return Err(ProposeError::Stopping),
-            Err(_) => return Err(Refusal::Unknown.into()),
-        };
-        match result.result {
+        match rx.await.map_err(|_| ProposeError::Stopping)??.result {
             Some(command_result::Result::Applied(applied)) => Ok(applied),
             Some(command_result::Result::Refused(refused)) if refused.code() == RefusalCode::NotInitialized => Err(Refusal::NotInitialized.into()),
             Some(command_result::Result::Refused(refused)) => Err(ProposeError::Refused(refused)),
