@@ -32,6 +32,8 @@ pub struct CoordinatorConfig {
     pub tls: Option<TlsFiles>,
     /// Where secrets are.
     pub secrets_dir: Option<PathBuf>,
+    /// A secret without `NAME.allow` beside it is for no resource.
+    pub secrets_need_allow: bool,
     /// Files that probes may discover targets in.
     pub targets_dir: Option<PathBuf>,
     /// The dead man's switch.
@@ -73,6 +75,8 @@ struct File {
     initial_members: BTreeMap<String, String>,
     tls: Option<Tls>,
     secrets_dir: Option<PathBuf>,
+    #[serde(default)]
+    secrets_need_allow: bool,
     targets_dir: Option<PathBuf>,
     heartbeat: Option<Heartbeat>,
     #[serde(default)]
@@ -137,6 +141,7 @@ impl CoordinatorConfig {
             initial_members: file.initial_members,
             tls: file.tls.map(|t| TlsFiles::new(t.dir)),
             secrets_dir: file.secrets_dir,
+            secrets_need_allow: file.secrets_need_allow,
             targets_dir: file.targets_dir,
             heartbeat,
             http_names: file.http_names,

@@ -229,7 +229,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         }
     });
     let policy = Policy { allow_loopback: config.allow_loopback };
-    let secrets = Secrets::new(config.secrets_dir.clone(), config.heartbeat.as_ref().map(|h| h.url_secret_ref.clone()));
+    let secrets = Secrets::new(config.secrets_dir.clone(), config.heartbeat.as_ref().map(|h| h.url_secret_ref.clone()), config.secrets_need_allow);
     let effects = Effects::new(secrets.clone(), policy)?;
     let sources = discovery::Sources::new(secrets.clone(), config.targets_dir.clone(), policy);
     tasks.spawn(discovery::run(node.clone(), sources, stop.clone()));

@@ -34,6 +34,8 @@ pub struct ProberConfig {
     pub tls: Option<TlsFiles>,
     /// Where secrets are.
     pub secrets_dir: Option<PathBuf>,
+    /// A secret without `NAME.allow` beside it is for no probe.
+    pub secrets_need_allow: bool,
     /// Bytes of the spool.
     pub spool_bytes_max: u64,
     /// How long a row is kept for a coordinator.
@@ -63,6 +65,8 @@ struct File {
     listen: Option<Listen>,
     tls: Option<Tls>,
     secrets_dir: Option<PathBuf>,
+    #[serde(default)]
+    secrets_need_allow: bool,
     #[serde(default)]
     spool: Spool,
     #[serde(default)]
@@ -220,6 +224,7 @@ impl File {
             http: self.listen.map(|l| l.http),
             tls: self.tls.map(|t| TlsFiles::new(t.dir)),
             secrets_dir: self.secrets_dir,
+            secrets_need_allow: self.secrets_need_allow,
             spool_bytes_max,
             spool_age_max,
             self_check: self.self_check.into_config()?,

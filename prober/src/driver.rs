@@ -201,6 +201,7 @@ impl Services {
         let context = ContextConfig {
             address_policy: config.address_policy,
             secrets_dir: config.secrets_dir.clone(),
+            secrets_need_allow: config.secrets_need_allow,
             otel: config.otel.clone(),
             ..ContextConfig::default()
         };
@@ -323,7 +324,7 @@ impl Driver {
     fn hello(&self) -> ProberHello {
         let ping = &self.context.ping_hint;
         let mut capabilities = self.engine.capabilities();
-        capabilities.extend(["http", "tcp", "dns", "tls", "udp", "grpc", "websocket"].map(|kind| Capability {
+        capabilities.extend(["http", "http3", "tcp", "dns", "tls", "udp", "grpc", "websocket"].map(|kind| Capability {
             name: format!("probe/{kind}"),
             available: true,
             ..Capability::default()

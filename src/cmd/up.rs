@@ -76,6 +76,7 @@ fn coordinator_config(args: &UpArgs, name: &str, http: SocketAddr, grpc: SocketA
         initial_members: Default::default(),
         tls: None,
         secrets_dir: secrets_dir(&args.data_dir),
+        secrets_need_allow: false,
         targets_dir: Some(args.data_dir.join("targets")),
         heartbeat: None,
         http_names: Vec::new(),
@@ -186,6 +187,7 @@ impl System {
             http: Some(http),
             tls: None,
             secrets_dir: secrets_dir(&self.args.data_dir),
+            secrets_need_allow: false,
             spool_bytes_max: 64 << 20,
             spool_age_max: SPOOL_AGE_MAX,
             // A laptop without a network still probes itself.

@@ -44,7 +44,7 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &GrpcCheck) -> Result<
     for pair in &check.metadata {
         insert(&mut headers, &pair.name, &pair.value)?;
     }
-    attempt.secret_headers(&check.secret_metadata, &mut headers).await?;
+    attempt.secret_headers(&check.secret_metadata, host, &mut headers).await?;
     let addresses = attempt.resolve(host).await?;
     let stream = attempt.connect(&addresses, port).await?;
     match &check.tls {
@@ -63,10 +63,10 @@ fn insert(headers: &mut HeaderMap, name: &str, value: &str) -> Result<(), Failur
 }
 
 impl Attempt<'_> {
-    /// Headers whose values are secrets of this host.
-    pub(super) async fn secret_headers(&self, wanted: &[SecretHeader], headers: &mut HeaderMap) -> Result<(), Failure> {
+    /// Headers whose values are secrets of this host, to be sent to another.
+    pub(super) async fn secret_headers(&self, wanted: &[SecretHeader], to: &str, headers: &mut HeaderMap) -> Result<(), Failure> {
         for header in wanted {
-            let secret = self.context.secrets.read(&header.secret_ref).await.map_err(|m| Failure::new(Reason::SecretMissing, m))?;
+            let secret = self.secret(&header.secret_ref, to).await?;
             let wrong = |what| Failure::new(Reason::SecretMissing, format!("{what} {:?} cannot stand in a header", header.secret_ref));
             let mut value = HeaderValue::try_from(format!("{}{secret}", header.prefix)).map_err(|_| wrong("the secret"))?;
             value.set_sensitive(true);

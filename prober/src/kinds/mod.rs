@@ -30,6 +30,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use probity_otel::Otel;
+use probity_proto::check::CheckName;
 use probity_proto::reason::Class;
 use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::{AddressFamily, CheckSpec, NetOptions, Phase, Reason};
@@ -66,6 +67,8 @@ pub struct ContextConfig {
     pub address_policy: AddressPolicy,
     /// Where secrets are.
     pub secrets_dir: Option<PathBuf>,
+    /// A secret without `NAME.allow` beside it is for no probe.
+    pub secrets_need_allow: bool,
     /// Secrets that are given beside it, by their names: one's own, for one-shot probes.
     pub secrets: BTreeMap<String, String>,
     /// Where spans and metrics go.
@@ -79,7 +82,7 @@ impl ProbeContext {
         ProbeContext {
             policy: config.address_policy,
             resolvers: Resolvers::system(),
-            secrets: Secrets::new(config.secrets_dir, config.secrets),
+            secrets: Secrets::new(config.secrets_dir, config.secrets_need_allow, config.secrets),
             tls: tls::Tls::load(),
             patterns: patterns::Patterns::new(),
             pool: http::Pool::default(),
@@ -162,6 +165,8 @@ impl Failure {
 #[derive(Debug)]
 pub(crate) struct Attempt<'c> {
     pub(crate) context: &'c ProbeContext,
+    /// The probe's: secrets may be for some only. Empty for a run by hand.
+    pub(crate) namespace: &'c str,
     pub(crate) net: &'c NetOptions,
     /// As `net` says; of `both`, the one whose turn it is.
     pub(crate) family: AddressFamily,
@@ -174,9 +179,9 @@ pub(crate) struct Attempt<'c> {
 }
 
 impl Attempt<'_> {
-    /// A secret of this host, by its name.
-    pub(crate) async fn secret(&self, name: &str) -> Result<String, Failure> {
-        self.context.secrets.read(name).await.map_err(|m| Failure::new(Reason::SecretMissing, m))
+    /// A secret of this host, by its name, to be sent to a host.
+    pub(crate) async fn secret(&self, name: &str, to: &str) -> Result<String, Failure> {
+        self.context.secrets.read_for(name, self.namespace, to).await.map_err(|m| Failure::new(Reason::SecretMissing, m))
     }
 
     /// Notes a fact, in the place of an earlier one of that name.
@@ -196,6 +201,7 @@ pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>) -
     let traceparent = probity_otel::traceparent(&trace_id, &root_id, share_sampled);
     let start = Instant::now();
     let deadline = start + Duration::from_micros(spec.timeout_us);
+    let namespace = CheckName::parse(info.check).map_or("", |c| c.namespace);
     let mut failed: Vec<RunResult> = Vec::new();
     let mut result = loop {
         let now = Instant::now();
@@ -203,7 +209,7 @@ pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>) -
             0 => deadline,
             us => deadline.min(now + Duration::from_micros(us)),
         };
-        let mut result = families(context, spec, &traceparent, until).await;
+        let mut result = families(context, spec, namespace, &traceparent, until).await;
         result.offset = now - start;
         let over = failed.len() >= spec.retries as usize || Instant::now() >= deadline;
         if over || result.reason.class() != Class::Bad {
@@ -264,14 +270,14 @@ fn sampled(trace_id: &str, ppm: u32) -> bool {
 }
 
 /// One attempt; of `both`, one in each family, IPv6 first with half of the time.
-async fn families(context: &ProbeContext, spec: &CheckSpec, traceparent: &str, deadline: Instant) -> RunResult {
+async fn families(context: &ProbeContext, spec: &CheckSpec, namespace: &str, traceparent: &str, deadline: Instant) -> RunResult {
     let family = spec.net.as_ref().map_or(AddressFamily::Any, NetOptions::family);
     if family != AddressFamily::Both {
-        return attempt(context, spec, family, traceparent, deadline).await;
+        return attempt(context, spec, namespace, family, traceparent, deadline).await;
     }
     let now = Instant::now();
-    let v6 = attempt(context, spec, AddressFamily::V6, traceparent, now + (deadline - now) / 2).await;
-    let v4 = attempt(context, spec, AddressFamily::V4, traceparent, deadline).await;
+    let v6 = attempt(context, spec, namespace, AddressFamily::V6, traceparent, now + (deadline - now) / 2).await;
+    let v4 = attempt(context, spec, namespace, AddressFamily::V4, traceparent, deadline).await;
     both(v6, v4)
 }
 
@@ -290,12 +296,13 @@ fn both(mut v6: RunResult, mut v4: RunResult) -> RunResult {
     RunResult { phases, duration, ..deciding }
 }
 
-async fn attempt(context: &ProbeContext, spec: &CheckSpec, family: AddressFamily, traceparent: &str, deadline: Instant) -> RunResult {
+async fn attempt(context: &ProbeContext, spec: &CheckSpec, namespace: &str, family: AddressFamily, traceparent: &str, deadline: Instant) -> RunResult {
     let default = NetOptions::default();
     let net = spec.net.as_ref().unwrap_or(&default);
     let start = Instant::now();
     let mut attempt = Attempt {
         context,
+        namespace,
         net,
         family,
         deadline,

@@ -24,7 +24,7 @@ pub(super) async fn connect(attempt: &mut Attempt<'_>, proxy: &HttpProxy, host: 
         Err(_) if host.eq_ignore_ascii_case("localhost") => attempt.allowed(IpAddr::from([127, 0, 0, 1]))?,
         Err(_) => {}
     }
-    let password = if proxy.username.is_empty() { String::new() } else { attempt.secret(&proxy.password_secret_ref).await? };
+    let password = if proxy.username.is_empty() { String::new() } else { attempt.secret(&proxy.password_secret_ref, self::host(proxy)).await? };
     let before = attempt.phases.alias(Some("proxy"));
     let connected = match proxy.url.split_once("://") {
         Some(("http", address)) => http(attempt, proxy, address, host, port, tunnel, &password).await,
@@ -33,6 +33,12 @@ pub(super) async fn connect(attempt: &mut Attempt<'_>, proxy: &HttpProxy, host: 
     };
     attempt.phases.alias(before);
     connected
+}
+
+/// Its name or address, as a secret is sent to it.
+pub(super) fn host(proxy: &HttpProxy) -> &str {
+    let address = proxy.url.split_once("://").map_or(proxy.url.as_str(), |(_, address)| address);
+    net::host_port(address).map_or("", |(host, _)| host)
 }
 
 /// What goes wrong before the proxy speaks is the proxy's, unless it is this host's.

@@ -209,7 +209,7 @@ impl Attempt<'_> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let identity = self.client_identity(options).await?;
+        let identity = self.client_identity(host, options).await?;
         self.phases.next("tls");
         let (config, server_name) = self.tls_config(host, options, alpn, identity)?;
         let mut connecting = TlsConnector::from(config).connect(server_name, stream);
@@ -237,7 +237,7 @@ impl Attempt<'_> {
 
     /// What QUIC connections to a server need.
     pub(crate) async fn quic_tls(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<QuicTls, Failure> {
-        let identity = self.client_identity(options).await?;
+        let identity = self.client_identity(host, options).await?;
         let (made, server_name) = self.tls_made(host, options, alpn, identity)?;
         Ok(QuicTls { made, server_name: server_name.to_str().into_owned() })
     }
@@ -277,16 +277,16 @@ impl Attempt<'_> {
 
     /// What further connections to the same server need, which are no phases of the run.
     pub(crate) async fn more_tls(&self, host: &str, options: &TlsOptions, alpn: &[&[u8]]) -> Result<MoreTls, Failure> {
-        let identity = self.client_identity(options).await?;
+        let identity = self.client_identity(host, options).await?;
         let (config, server_name) = self.tls_config(host, options, alpn, identity)?;
         Ok(MoreTls { config, server_name })
     }
 
-    async fn client_identity(&self, options: &TlsOptions) -> Result<String, Failure> {
+    async fn client_identity(&self, host: &str, options: &TlsOptions) -> Result<String, Failure> {
         let mut pem = String::new();
         for name in [&options.client_certificate_secret_ref, &options.client_key_secret_ref] {
             if !name.is_empty() {
-                pem.push_str(&self.secret(name).await?);
+                pem.push_str(&self.secret(name, host).await?);
                 pem.push('\n');
             }
         }

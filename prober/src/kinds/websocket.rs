@@ -48,7 +48,7 @@ async fn request(attempt: &Attempt<'_>, check: &WebSocketCheck) -> Result<http::
         let wrong = || unsupported(format!("header {:?} cannot be sent", pair.name));
         headers.append(header::HeaderName::try_from(&pair.name).map_err(|_| wrong())?, header::HeaderValue::try_from(&pair.value).map_err(|_| wrong())?);
     }
-    attempt.secret_headers(&check.secret_headers, &mut headers).await?;
+    attempt.secret_headers(&check.secret_headers, request.uri().host().unwrap_or_default(), &mut headers).await?;
     if !check.subprotocols.is_empty() {
         let offered = check.subprotocols.join(", ");
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, header::HeaderValue::try_from(offered).map_err(|e| unsupported(e.to_string()))?);

@@ -47,6 +47,12 @@ pub(crate) async fn probe_in(context: &ProbeContext, spec: &str) -> RunResult {
     run(context, &check(spec), &RunInfo::default()).await
 }
 
+/// One run of a probe of a cluster's namespace.
+pub(crate) async fn probe_of(context: &ProbeContext, namespace: &str, spec: &str) -> RunResult {
+    let name = format!("{namespace}/test");
+    run(context, &check(spec), &RunInfo { check: &name, ..RunInfo::default() }).await
+}
+
 /// A run of that reason; its phases must add up.
 #[track_caller]
 pub(crate) fn assert_reason(result: &RunResult, reason: Reason) {

@@ -12,6 +12,8 @@ use tokio::net::TcpStream;
 
 use super::common::tls::Authority;
 use super::common::*;
+use probity_prober::ProbeContext;
+use probity_prober::kinds::ContextConfig;
 use probity_prober::policy::AddressPolicy;
 use probity_proto::v1::Reason;
 
@@ -98,6 +100,64 @@ async fn who_is_asking() {
         let result = probe_in(&context, &spec).await;
         assert_eq!(result.reason, reason, "{spec}\n{result:#?}");
         assert!(!format!("{result:?}").contains("t0p") && !result.message.contains("a\u{1}b"), "no secret in a result: {result:?}");
+    }
+}
+
+/// Whoever may apply a probe could have a secret sent to himself: its host says for whom it is.
+#[tokio::test]
+async fn a_secret_goes_where_its_host_allows() {
+    let secrets = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(secrets.path().join(name), text).expect("a file");
+    for name in ["shop", "open", "away"] {
+        write(name, "t0p");
+    }
+    write("shop.allow", "{namespaces: [shop], hosts: ['127.0.0.1', '*.shop.test']}");
+    write("away.allow", "{hosts: [hooks.shop.test]}");
+    let context = context_with(AddressPolicy::Anywhere, Some(secrets.path().to_owned()));
+    let a = echo().await;
+    let ways = |name: &str| {
+        [
+            body_is(a, &format!("auth: {{bearer: {{secretRef: {name}}}}}"), &["authorization: Bearer t0p\r\n"]),
+            body_is(a, &format!("auth: {{basic: {{username: me, password: {{secretRef: {name}}}}}}}"), &["authorization: Basic"]),
+            body_is(a, &format!("bodyFile: {{secretRef: {name}}}"), &["t0p"]),
+        ]
+    };
+    for (name, namespace, refused) in
+        [("shop", "shop", ""), ("shop", "search", "is not for this namespace"), ("open", "search", ""), ("away", "shop", "may not be sent to this host")]
+    {
+        for spec in ways(name) {
+            let result = probe_of(&context, namespace, &spec).await;
+            assert_eq!(result.reason, if refused.is_empty() { Reason::Good } else { Reason::SecretMissing }, "{name} {namespace}\n{result:#?}");
+            assert!(result.message.contains(refused), "{result:#?}");
+        }
+    }
+    let context =
+        ContextConfig { address_policy: AddressPolicy::Anywhere, secrets_dir: Some(secrets.path().to_owned()), secrets_need_allow: true, ..Default::default() };
+    let strict = ProbeContext::new(context);
+    for (name, reason) in [("shop", Reason::Good), ("open", Reason::SecretMissing)] {
+        let result = probe_of(&strict, "shop", &ways(name)[0]).await;
+        assert_eq!(result.reason, reason, "{result:#?}");
+    }
+}
+
+/// A body that is a secret is for the first host alone, as who we are is.
+#[tokio::test]
+async fn a_secret_body_is_not_redirected_elsewhere() {
+    let secrets = tempfile::tempdir().expect("a directory");
+    std::fs::write(secrets.path().join("body"), "from the host").expect("a file");
+    let context = context_with(AddressPolicy::Anywhere, Some(secrets.path().to_owned()));
+    let other = echo().await;
+    let a = server(move |request| match request.split(' ').nth(1).unwrap_or_default() {
+        "/here" => status("307 Temporary Redirect", "location: /echo\r\n"),
+        "/away" => status("307 Temporary Redirect", &format!("location: http://{other}/echo\r\n")),
+        _ => keep(request.as_bytes(), ""),
+    })
+    .await;
+    for (path, expected) in [("here", "contains"), ("away", "notContains")] {
+        let spec = format!(
+            "http:\n  url: http://{a}/{path}\n  method: POST\n  bodyFile: {{secretRef: body}}\n  followRedirects: 1\n  expect: {{body: [{{contains: POST /echo}}, {{{expected}: from the host}}]}}"
+        );
+        assert_reason(&probe_in(&context, &spec).await, Reason::Good);
     }
 }
 

@@ -6,6 +6,7 @@ mod connect;
 pub mod enrol;
 pub mod pki;
 pub mod refusal;
+pub mod secrets;
 pub mod tls;
 
 /// The services and their messages, documented in `schema/api.proto`.

@@ -44,12 +44,7 @@ impl Rig {
     fn new() -> Rig {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (context, tcp, udp) = runtime.block_on(async {
-            let context = ProbeContext::new(ContextConfig {
-                address_policy: AddressPolicy::Anywhere,
-                secrets_dir: None,
-                secrets: Default::default(),
-                otel: Default::default(),
-            });
+            let context = ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() });
             // One port for both.
             loop {
                 let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");

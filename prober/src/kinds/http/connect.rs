@@ -159,7 +159,7 @@ pub(super) async fn exchange(attempt: &mut Attempt<'_>, shared: Shared<'_>, uri:
     let proxy = shared.check.proxy.as_ref();
     let to_proxy = !way.secure && proxy.is_some_and(|p| p.url.starts_with("http://"));
     if let Some(proxy) = proxy.filter(|p| to_proxy && !p.username.is_empty()) {
-        draft.proxy_authorization = Some(basic(&proxy.username, &attempt.secret(&proxy.password_secret_ref).await?)?);
+        draft.proxy_authorization = Some(basic(&proxy.username, &attempt.secret(&proxy.password_secret_ref, proxy::host(proxy)).await?)?);
     }
     let version = match shared.check.version() {
         // A token is asked for as its server likes.
@@ -375,7 +375,8 @@ async fn open(attempt: &mut Attempt<'_>, shared: Shared<'_>, way: &Way<'_>, vers
 
 /// Everything that makes a connection what it is.
 fn key(attempt: &Attempt<'_>, shared: Shared<'_>, way: &Way<'_>, version: HttpVersion) -> Vec<u8> {
-    let mut key = format!("{} {}:{} {} {}", way.secure, way.host, way.port, version as i32, attempt.family as i32).into_bytes();
+    // Who a connection shows itself as is a namespace's.
+    let mut key = format!("{} {} {}:{} {} {}", attempt.namespace, way.secure, way.host, way.port, version as i32, attempt.family as i32).into_bytes();
     for part in [shared.tls.encode_length_delimited_to_vec(), attempt.net.encode_length_delimited_to_vec()] {
         key.extend(part);
     }

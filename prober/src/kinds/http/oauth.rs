@@ -51,18 +51,26 @@ impl Tokens {
 /// The target did not accept it: the next run gets a new one.
 pub(super) fn forget(attempt: &Attempt<'_>, auth: Option<&HttpAuth>) {
     if let Some(http_auth::Auth::Oauth2(credentials)) = auth.and_then(|a| a.auth.as_ref()) {
-        attempt.context.tokens.0.remove(&credentials.encode_to_vec());
+        attempt.context.tokens.0.remove(&key(attempt, credentials));
     }
+}
+
+/// A token is the namespace's that may name its secret.
+fn key(attempt: &Attempt<'_>, credentials: &OAuth2ClientCredentials) -> Vec<u8> {
+    let mut key = format!("{} ", attempt.namespace).into_bytes();
+    key.extend(credentials.encode_to_vec());
+    key
 }
 
 /// A token for these credentials.
 pub(super) async fn token(attempt: &mut Attempt<'_>, shared: Shared<'_>, credentials: &OAuth2ClientCredentials) -> Result<String, Failure> {
     let tokens = &attempt.context.tokens.0;
-    let key = credentials.encode_to_vec();
+    let key = key(attempt, credentials);
     if let Some(token) = tokens.get(&key).filter(|t| t.until > Instant::now()) {
         return Ok(token.secret.clone());
     }
-    let secret = attempt.secret(&credentials.client_secret_ref).await?;
+    let host = credentials.token_url.parse::<Uri>().ok().and_then(|u| u.host().map(str::to_owned)).unwrap_or_default();
+    let secret = attempt.secret(&credentials.client_secret_ref, &host).await?;
     let before = attempt.phases.alias(Some("auth"));
     let (peer, facts) = (attempt.peer.clone(), attempt.facts.clone());
     let answered = ask(attempt, shared, credentials, &secret).await;

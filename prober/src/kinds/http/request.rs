@@ -21,12 +21,16 @@ pub(super) struct Draft {
     pub(super) method: Method,
     headers: HeaderMap,
     body: Bytes,
+    /// The body is a secret of this host.
+    secret_body: bool,
     /// For a proxy that is spoken to in the target's stead.
     pub(super) proxy_authorization: Option<HeaderValue>,
 }
 
 impl Draft {
     pub(super) async fn new(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, captures: &Captures) -> Result<Draft, Failure> {
+        // Where its secrets go; what is no URL is told when it is asked for.
+        let host = captures.text(step.url).parse::<Uri>().ok().and_then(|u| u.host().map(str::to_owned)).unwrap_or_default();
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("probity/", env!("CARGO_PKG_VERSION"))));
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -34,9 +38,9 @@ impl Draft {
         if !shared.check.compression.is_empty() {
             headers.insert(header::ACCEPT_ENCODING, value(&shared.check.compression.join(", "))?);
         }
-        let (body, content_type) = body(attempt, step, captures).await?;
+        let (body, content_type) = body(attempt, step, &host, captures).await?;
         headers.extend(content_type.map(|t| (header::CONTENT_TYPE, HeaderValue::from_static(t))));
-        if let Some(auth) = authorization(attempt, shared, step).await? {
+        if let Some(auth) = authorization(attempt, shared, step, &host).await? {
             headers.insert(header::AUTHORIZATION, auth);
         }
         for (i, h) in step.headers.iter().enumerate() {
@@ -50,7 +54,7 @@ impl Draft {
             }
         }
         let method = Method::from_bytes(step.method.as_bytes()).map_err(|_| Failure::new(Reason::Unsupported, format!("{:?} is no method", step.method)))?;
-        Ok(Draft { method, headers, body, proxy_authorization: None })
+        Ok(Draft { method, headers, body, secret_body: !step.body_secret_ref.is_empty(), proxy_authorization: None })
     }
 
     /// Says who we are by RFC 6749, section 2.3.1: both form-encoded first.
@@ -73,6 +77,9 @@ impl Draft {
         if to.parse::<Uri>().ok().is_none_or(|to| origin(&to) != origin(from)) {
             for name in [header::AUTHORIZATION, header::COOKIE, header::HOST] {
                 self.headers.remove(name);
+            }
+            if self.secret_body {
+                self.body = Bytes::new();
             }
         }
     }
@@ -119,9 +126,9 @@ fn unsendable(name: &str) -> Failure {
     Failure::new(Reason::ProtocolError, format!("header {name:?} cannot be sent"))
 }
 
-async fn body(attempt: &Attempt<'_>, step: Step<'_>, captures: &Captures) -> Result<(Bytes, Option<&'static str>), Failure> {
+async fn body(attempt: &Attempt<'_>, step: Step<'_>, to: &str, captures: &Captures) -> Result<(Bytes, Option<&'static str>), Failure> {
     Ok(if !step.body_secret_ref.is_empty() {
-        (Bytes::from(attempt.secret(step.body_secret_ref).await?), None)
+        (Bytes::from(attempt.secret(step.body_secret_ref, to).await?), None)
     } else if !step.json_body.is_empty() {
         (Bytes::from(captures.json(step.json_body).into_owned()), Some("application/json"))
     } else if !step.form.is_empty() {
@@ -149,11 +156,11 @@ fn secret_value(text: String) -> Result<HeaderValue, Failure> {
     Ok(value)
 }
 
-async fn authorization(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>) -> Result<Option<HeaderValue>, Failure> {
+async fn authorization(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, to: &str) -> Result<Option<HeaderValue>, Failure> {
     let Some(auth) = step.auth.and_then(|a| a.auth.as_ref()) else { return Ok(None) };
     match auth {
-        http_auth::Auth::BearerSecretRef(name) => secret_value(format!("Bearer {}", attempt.secret(name).await?)),
-        http_auth::Auth::Basic(b) => basic(&b.username, &attempt.secret(&b.password_secret_ref).await?),
+        http_auth::Auth::BearerSecretRef(name) => secret_value(format!("Bearer {}", attempt.secret(name, to).await?)),
+        http_auth::Auth::Basic(b) => basic(&b.username, &attempt.secret(&b.password_secret_ref, to).await?),
         // The token's own request is drafted the same way: without an end, were it not boxed.
         http_auth::Auth::Oauth2(o) => secret_value(format!("Bearer {}", Box::pin(oauth::token(attempt, shared, o)).await?))
             .map_err(|_| Failure::new(Reason::AuthError, format!("the token from {} cannot stand in a header", o.token_url))),
