@@ -1,7 +1,7 @@
 //! Telling receivers: at least once, recognisable as a repeat, a resolve never lost (rule R4). What came of it is committed.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use probity_core::slo::outbox;
@@ -11,7 +11,7 @@ use probity_proto::v1::receiver_spec::Receiver;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 use crate::node::Node;
@@ -20,7 +20,11 @@ use crate::secrets::Secrets;
 use crate::view::rfc3339;
 
 /// Deliveries at once.
-const DELIVERIES_MAX: usize = 32;
+const DELIVERIES_MAX: usize = 128;
+/// Of one receiver: one that hangs keeps no other waiting.
+const RECEIVER_MAX: usize = 4;
+/// Of one namespace: nor do all of somebody's.
+const NAMESPACE_MAX: usize = 16;
 const SECOND_US: i64 = 1_000_000;
 /// Alertmanager forgets an alert that is not sent again within its resolve_timeout (5 min by default).
 const RESEND_US: i64 = 60 * SECOND_US;
@@ -41,51 +45,79 @@ struct Delivery {
     cluster: String,
 }
 
+/// Of whom an episode is told: one delivery of it at a time, or a resolve would overtake what it resolves.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Telling {
+    namespace: String,
+    receiver: String,
+    episode: String,
+}
+
+/// What is under way.
+#[derive(Debug, Clone, Default)]
+struct UnderWay(Arc<Mutex<BTreeSet<Telling>>>);
+
+impl UnderWay {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Telling>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins one, if there is room for it and it is not under way already; it ends when what is returned is dropped.
+    fn begin(&self, row: &OutboxRecord) -> Option<Begun> {
+        let telling = Telling { namespace: row.namespace.clone(), receiver: row.receiver.clone(), episode: row.episode.clone() };
+        let mut all = self.lock();
+        let of_namespace = all.iter().filter(|t| t.namespace == telling.namespace);
+        let of_receiver = of_namespace.clone().filter(|t| t.receiver == telling.receiver).count();
+        if all.len() >= DELIVERIES_MAX || of_namespace.count() >= NAMESPACE_MAX || of_receiver >= RECEIVER_MAX || !all.insert(telling.clone()) {
+            return None;
+        }
+        Some(Begun { all: self.clone(), telling })
+    }
+}
+
+#[derive(Debug)]
+struct Begun {
+    all: UnderWay,
+    telling: Telling,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.all.lock().remove(&self.telling);
+    }
+}
+
 /// The one who tells.
 #[derive(Debug, Clone)]
 pub(crate) struct Effects {
     client: reqwest::Client,
     secrets: Secrets,
     policy: Policy,
-    in_flight: Arc<Mutex<BTreeSet<(String, String, u32)>>>,
-    limit: Arc<Semaphore>,
+    under_way: UnderWay,
     tasks: TaskTracker,
 }
 
 impl Effects {
     pub(crate) fn new(secrets: Secrets, policy: Policy) -> Result<Effects, reqwest::Error> {
         let client = policy.client(0).build()?;
-        Ok(Effects { client, secrets, policy, in_flight: Arc::default(), limit: Arc::new(Semaphore::new(DELIVERIES_MAX)), tasks: TaskTracker::new() })
+        Ok(Effects { client, secrets, policy, under_way: UnderWay::default(), tasks: TaskTracker::new() })
     }
 
     /// Starts every delivery that is due and not under way.
     pub(crate) async fn deliver_due(&self, node: &Node) {
         let now = node.now_us();
-        let Ok(due) = node.query(move |state, _| due(state, now)).await else { return };
+        let Ok(mut due) = node.query(move |state, _| due(state, now)).await else { return };
+        // What was never tried goes before what failed.
+        due.sort_by_key(|d| d.row.attempts);
         for delivery in due {
-            let key = (delivery.row.episode.clone(), delivery.row.receiver.clone(), delivery.row.revision);
-            let fresh = self.in_flight.lock().is_ok_and(|mut f| f.insert(key.clone()));
-            if !fresh {
-                continue;
-            }
-            let Ok(permit) = self.limit.clone().try_acquire_owned() else {
-                self.forget(&key);
-                return;
-            };
+            let Some(begun) = self.under_way.begin(&delivery.row) else { continue };
             let (effects, node) = (self.clone(), node.clone());
             self.tasks.spawn(async move {
                 let done = effects.deliver(&node, &delivery).await;
                 // Not committed: it is due still, and told again.
                 let _ = node.propose(Node::command(Op::EffectsDone(EffectsDone { done: vec![done] }))).await;
-                effects.forget(&key);
-                drop(permit);
+                drop(begun);
             });
-        }
-    }
-
-    fn forget(&self, key: &(String, String, u32)) {
-        if let Ok(mut in_flight) = self.in_flight.lock() {
-            in_flight.remove(key);
         }
     }
 
@@ -145,10 +177,14 @@ impl Effects {
         }]);
         let mut outcome = Err((0, "no URL".to_owned()));
         let mut failed = None;
-        // Every replica is told: one behind a balancer would not know.
+        // Every replica is told, since one behind a balancer would not know; and all at once, since one may hang.
+        let mut told = JoinSet::new();
         for url in &receiver.urls {
-            let url = format!("{}/api/v2/alerts", url.trim_end_matches('/'));
-            match self.post(&url, &alert, "application/json", None).await {
+            let (effects, url, alert) = (self.clone(), format!("{}/api/v2/alerts", url.trim_end_matches('/')), alert.clone());
+            told.spawn(async move { effects.post(&url, &alert, "application/json", None).await });
+        }
+        while let Some(one) = told.join_next().await {
+            match one.unwrap_or_else(|e| Err((0, e.to_string()))) {
                 Ok(status) => outcome = Ok(status),
                 Err(e) => failed = Some(e),
             }
@@ -252,4 +288,36 @@ fn cloud_event(delivery: &Delivery, explain: Option<Value>) -> Value {
         "datacontenttype": "application/json",
         "data": data,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(namespace: &str, receiver: &str, episode: usize, revision: u32) -> OutboxRecord {
+        let (namespace, receiver) = (namespace.to_owned(), receiver.to_owned());
+        OutboxRecord { namespace, receiver, episode: episode.to_string(), revision, ..OutboxRecord::default() }
+    }
+
+    #[test]
+    fn receivers_that_hang_keep_no_other_waiting() {
+        let under_way = UnderWay::default();
+        let hung: Vec<Begun> = (0..100).filter_map(|n| under_way.begin(&row("search", "blackhole", n, 1))).collect();
+        assert_eq!(hung.len(), RECEIVER_MAX);
+        let more: Vec<Begun> = (0..100).filter_map(|n| under_way.begin(&row("search", &format!("hangs-{n}"), n, 1))).collect();
+        assert_eq!(hung.len() + more.len(), NAMESPACE_MAX);
+        let page = under_way.begin(&row("shop", "pager", 7, 1));
+        assert!(page.is_some(), "another namespace has its own room");
+        drop((hung, more));
+        assert!(under_way.begin(&row("search", "blackhole", 1, 1)).is_some());
+    }
+
+    #[test]
+    fn a_resolve_does_not_overtake_what_it_resolves() {
+        let under_way = UnderWay::default();
+        let firing = under_way.begin(&row("shop", "pager", 7, 1));
+        assert!(firing.is_some() && under_way.begin(&row("shop", "pager", 7, 2)).is_none());
+        drop(firing);
+        assert!(under_way.begin(&row("shop", "pager", 7, 2)).is_some());
+    }
 }

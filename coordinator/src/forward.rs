@@ -18,6 +18,7 @@ use probity_rpc::tls::{Certified, Stamp, TlsFiles};
 use probity_rpc::v1::operator_client::OperatorClient;
 use probity_rpc::v1::{HaltReply, HaltRequest, OnBehalfOf, ShownCertificate};
 use prost::Message;
+use tokio::sync::Semaphore;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::MetadataValue;
@@ -33,6 +34,9 @@ pub(crate) const ON_BEHALF_OF: &str = "probity-on-behalf-of-bin";
 const ANSWER: Duration = Duration::from_secs(15);
 /// Channels that are kept: those to the leaders of late.
 const CHANNELS_MAX: usize = 8;
+
+/// Requests under way of those who showed no certificate (they enrol): whoever keeps them open keeps nobody out whom we know.
+const STRANGERS_MAX: usize = 32;
 
 /// Who sent a request, for the leader.
 fn described(link: &Link) -> OnBehalfOf {
@@ -80,11 +84,12 @@ pub(crate) struct Forward {
     node: Node,
     tls: Option<TlsFiles>,
     channels: Arc<Mutex<BTreeMap<String, Dialled>>>,
+    strangers: Arc<Semaphore>,
 }
 
 impl Forward {
     pub(crate) fn new(node: Node, tls: Option<TlsFiles>) -> Forward {
-        Forward { node, tls, channels: Arc::default() }
+        Forward { node, tls, channels: Arc::default(), strangers: Arc::new(Semaphore::new(STRANGERS_MAX)) }
     }
 
     /// Where another member leads, if one does.
@@ -125,6 +130,10 @@ impl Forward {
     }
 
     async fn answer(&self, leader: &str, link: &Link, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+        let _place = match &link.certified {
+            Some(_) => None,
+            None => Some(self.strangers.try_acquire().map_err(|_| Status::unavailable("too many enrol at a time here: try again"))?),
+        };
         let channel = self.channel(leader)?;
         let (mut parts, body) = request.into_parts();
         parts.extensions = http::Extensions::new();

@@ -1,7 +1,6 @@
 //! The handle on a member: propose, look, wait. Everything goes through one bounded channel to the owner of the replica.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock::ClusterClock;
 use crate::fleet::FleetMemory;
+use crate::halt::HaltLatch;
 
 /// Requests that wait for the replica's owner; more wait at their callers.
 pub(crate) const REQUESTS: usize = 1_024;
@@ -87,8 +87,8 @@ pub struct Leadership {
 pub(crate) struct Shared {
     pub(crate) clock: ClusterClock,
     pub(crate) fleet: FleetMemory,
-    /// A halt that is not committed yet.
-    pub(crate) halt_latch: AtomicBool,
+    /// Halts that are not committed yet.
+    pub(crate) halt_latch: HaltLatch,
     /// Why this member has no place in the cluster that it was started for.
     pub(crate) stranger: Mutex<Option<String>>,
     /// What keeps other members from taking part, as the leader found out.
@@ -205,11 +205,23 @@ impl Node {
 
     /// Whether every fault is to end: committed, or latched until it can be.
     pub(crate) fn halt_latched(&self) -> bool {
-        self.shared.halt_latch.load(Ordering::Acquire)
+        self.shared.halt_latch.is_on()
     }
 
-    pub(crate) fn latch_halt(&self, on: bool) {
-        self.shared.halt_latch.store(on, Ordering::Release);
+    /// Latches a halt, until it is settled or all are lifted.
+    pub(crate) fn take_halt(&self) -> u64 {
+        let id = self.shared.halt_latch.take();
+        self.shared.fleet.wake(&Touched::Everybody);
+        id
+    }
+
+    pub(crate) fn settle_halt(&self, id: u64) {
+        self.shared.halt_latch.settle(id);
+        self.shared.fleet.wake(&Touched::Everybody);
+    }
+
+    pub(crate) fn lift_halts(&self) {
+        self.shared.halt_latch.lift();
         self.shared.fleet.wake(&Touched::Everybody);
     }
 

@@ -19,7 +19,6 @@ use tonic::{Request, Response, Status};
 use crate::config::CoordinatorConfig;
 use crate::forward::Forward;
 use crate::gate::{Admitted, Standing};
-use crate::listen::Link;
 use crate::node::{Node, ProposeError};
 use crate::peer::{Peers, identify};
 use crate::{start, view};
@@ -53,12 +52,6 @@ pub(crate) fn status(error: ProposeError) -> Status {
             _ => Status::failed_precondition(refused.message),
         },
     }
-}
-
-/// Whether asking again changes nothing.
-fn final_no(status: &Status) -> bool {
-    use tonic::Code;
-    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::NotFound)
 }
 
 impl OperatorService {
@@ -173,7 +166,7 @@ fn would_change(state: &State, new: &Resource, diff: bool) -> AppliedChange {
     AppliedChange { key: Some(key), action: action.to_owned(), generation, diff }
 }
 
-/// What an SLO can do, said when it is applied.
+/// What is said when it is applied: what an SLO can do, and that nobody would run a probe.
 fn note(state: &State, resource: &Resource, puts: &[Resource]) -> Option<String> {
     let Some(Spec::Slo(slo)) = &resource.spec else { return None };
     if slo.no_alerts {
@@ -367,36 +360,16 @@ impl Operator for OperatorService {
     }
 
     async fn halt(&self, request: Request<HaltRequest>) -> Result<Response<HaltReply>, Status> {
-        let admitted = Admitted::of(&request)?;
-        let asked = request.get_ref().clone();
-        // Taken by any coordinator, without a quorum too: its probers hear of it with their next heartbeat.
-        self.node.latch_halt(true);
-        let probers_told = self.node.shared.fleet.lock().len() as u32;
-        let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
-        let op = Op::SetHalt(SetHalt { reason: asked.reason.clone() });
-        let command = Self::command(&admitted, &asked.request_id, op);
-        let link = request.extensions().get::<Link>().cloned();
-        let hand_on_for = link.as_ref().filter(|_| !admitted.handed_on);
-        match self.commit_halt(command.clone(), hand_on_for, &asked).await {
-            Ok((committed, told_there)) => Ok(Response::new(HaltReply { committed, all_ended_by_us, probers_told: probers_told + told_there })),
-            Err(status) if final_no(&status) || (admitted.handed_on && matches!(Refusal::of(&status), Some(Refusal::NotLeader(Some(_))))) => {
-                self.node.latch_halt(false);
-                Err(status)
-            }
-            Err(_) => {
-                let service = self.clone();
-                tokio::spawn(async move { service.keep_halting(command, link, asked).await });
-                Ok(Response::new(HaltReply { committed: false, all_ended_by_us, probers_told }))
-            }
-        }
+        self.take_halt(request).await.map(Response::new)
     }
 
     async fn lift_halt(&self, request: Request<LiftHaltRequest>) -> Result<Response<LiftHaltReply>, Status> {
         let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
-        self.node.latch_halt(false);
         let request_id = request.get_ref().request_id.clone();
         self.node.propose(Self::command(&admitted, &request_id, Op::LiftHalt(LiftHalt {}))).await.map_err(status)?;
+        // Not before: what was not lifted holds.
+        self.node.lift_halts();
         Ok(Response::new(LiftHaltReply {}))
     }
 
@@ -455,37 +428,6 @@ impl OperatorService {
             Err(e) if e.code == "not_found" => Err(Status::not_found(e.message)),
             Err(e) if e.code == "forbidden" => Err(Status::permission_denied(e.message)),
             Err(e) => Err(Status::invalid_argument(e.message)),
-        }
-    }
-
-    /// Commits a halt here, or hands it on to the leader, and drops the latch: whether it is committed (the leader goes on if not), and
-    /// how many probers more were told of it there.
-    async fn commit_halt(&self, command: Command, hand_on_for: Option<&Link>, asked: &HaltRequest) -> Result<(bool, u32), Status> {
-        let done = match (self.node.propose(command).await, hand_on_for) {
-            (Ok(_), _) => (true, 0),
-            (Err(ProposeError::Refusal(Refusal::NotLeader(Some(leader)))), Some(link)) => {
-                let reply = self.forward.halt(&leader, link, asked.clone()).await?;
-                (reply.committed, reply.probers_told)
-            }
-            (Err(e), _) => return Err(status(e)),
-        };
-        self.node.latch_halt(false);
-        Ok(done)
-    }
-
-    /// A latched halt is committed as soon as there is a quorum.
-    async fn keep_halting(&self, command: Command, link: Option<Link>, asked: HaltRequest) {
-        while self.node.halt_latched() {
-            tokio::select! {
-                () = self.stop.cancelled() => return,
-                () = tokio::time::sleep(Duration::from_secs(1)) => {}
-            }
-            if let Err(status) = self.commit_halt(command.clone(), link.as_ref(), &asked).await
-                && final_no(&status)
-            {
-                tracing::warn!(error = status.message(), "a halt that was taken here is refused by the leader");
-                self.node.latch_halt(false);
-            }
         }
     }
 

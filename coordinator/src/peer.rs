@@ -134,12 +134,12 @@ pub(crate) struct PeerService {
 }
 
 impl PeerService {
-    /// Whether a stream's messages are of the member whose certificate it showed, as far as this one knows the group.
+    /// Whether what comes is of the member whose certificate was shown, as far as this one knows the group.
     async fn is_from(&self, admitted: &Admitted, id: u64) -> Result<(), Status> {
         let known = self.node.query(move |state, _| state.members.get(&probity_core::number_key(id)).map(|m| m.name.clone())).await;
         match known.map_err(|e| Status::unavailable(e.to_string()))? {
             Some(name) if !admitted.is(&name) => {
-                Err(Status::permission_denied(format!("the certificate is of coordinator {:?}, the messages are of {name:?}", admitted.caller.name)))
+                Err(Status::permission_denied(format!("the certificate is of coordinator {:?}, what comes with it is of {name:?}", admitted.caller.name)))
             }
             _ => Ok(()),
         }
@@ -227,6 +227,8 @@ impl Peer for PeerService {
         if !admitted.is(&member.name) {
             return Err(Status::permission_denied(format!("the certificate is not of {:?}", member.name)));
         }
+        // Nor is the record of another: it says where that one's messages go.
+        self.is_from(&admitted, member.id).await?;
         membership::put_record(&self.node, member).await.map_err(crate::operator::status)?;
         Ok(Response::new(AnnounceReply {}))
     }

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use probity_core::COMMAND_VERSION;
@@ -198,7 +197,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let shared = Arc::new(Shared {
         clock: ClusterClock::new(),
         fleet: FleetMemory::default(),
-        halt_latch: AtomicBool::new(false),
+        halt_latch: Default::default(),
         stranger: Default::default(),
         conditions: Default::default(),
     });

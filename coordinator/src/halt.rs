@@ -1,0 +1,162 @@
+//! `halt`: taken by any coordinator even without a quorum, told to its probers at once, committed as soon as it can be.
+//!
+//! Each halt that waits stands for itself: one that the leader refuses, or a lift that fails, takes nothing from another that holds.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use probity_proto::v1::command::Op;
+use probity_proto::v1::{Command, SetHalt};
+use probity_rpc::refusal::Refusal;
+use probity_rpc::v1::{HaltReply, HaltRequest};
+use tonic::{Request, Status};
+
+use crate::gate::Admitted;
+use crate::listen::Link;
+use crate::node::ProposeError;
+use crate::operator::{OperatorService, status};
+
+/// Halts that wait to be committed. The oldest gives way to the next: the cluster is halted by either.
+const WAITING_MAX: usize = 64;
+/// How often one that waits is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Halts that were taken here and are not committed yet; while there is one, this member's probers are halted.
+#[derive(Debug, Default)]
+pub(crate) struct HaltLatch {
+    waiting: Mutex<(u64, BTreeSet<u64>)>,
+}
+
+impl HaltLatch {
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeSet<u64>)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one; what stands for it.
+    pub(crate) fn take(&self) -> u64 {
+        let mut waiting = self.lock();
+        waiting.0 += 1;
+        let id = waiting.0;
+        waiting.1.insert(id);
+        if waiting.1.len() > WAITING_MAX {
+            waiting.1.pop_first();
+        }
+        id
+    }
+
+    /// That one is committed, or refused.
+    pub(crate) fn settle(&self, id: u64) {
+        self.lock().1.remove(&id);
+    }
+
+    /// A lift was committed: it is of all of them.
+    pub(crate) fn lift(&self) {
+        self.lock().1.clear();
+    }
+
+    /// Whether that one waits still.
+    fn waits(&self, id: u64) -> bool {
+        self.lock().1.contains(&id)
+    }
+
+    /// Whether any does.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.lock().1.is_empty()
+    }
+}
+
+/// Whether asking again changes nothing.
+fn final_no(status: &Status) -> bool {
+    use tonic::Code;
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated | Code::InvalidArgument | Code::NotFound)
+}
+
+impl OperatorService {
+    /// `halt`, of whoever may.
+    pub(crate) async fn take_halt(&self, request: Request<HaltRequest>) -> Result<HaltReply, Status> {
+        let admitted = Admitted::of(&request)?;
+        let asked = request.get_ref().clone();
+        // Taken by any coordinator, without a quorum too: its probers hear of it with their next heartbeat.
+        let id = self.node.take_halt();
+        let probers_told = self.node.shared.fleet.lock().len() as u32;
+        let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
+        let op = Op::SetHalt(SetHalt { reason: asked.reason.clone() });
+        let command = Self::command(&admitted, &asked.request_id, op);
+        let link = request.extensions().get::<Link>().cloned();
+        let hand_on_for = link.as_ref().filter(|_| !admitted.handed_on);
+        match self.commit_halt(id, command.clone(), hand_on_for, &asked).await {
+            Ok((committed, told_there)) => Ok(HaltReply { committed, all_ended_by_us, probers_told: probers_told + told_there }),
+            Err(status) if final_no(&status) || (admitted.handed_on && matches!(Refusal::of(&status), Some(Refusal::NotLeader(Some(_))))) => {
+                self.node.settle_halt(id);
+                Err(status)
+            }
+            Err(_) => {
+                let service = self.clone();
+                tokio::spawn(async move { service.keep_halting(id, command, link, asked).await });
+                Ok(HaltReply { committed: false, all_ended_by_us, probers_told })
+            }
+        }
+    }
+
+    /// Commits a halt here, or hands it on to the leader, and settles it: whether it is committed (the leader goes on if not), and
+    /// how many probers more were told of it there.
+    async fn commit_halt(&self, id: u64, command: Command, hand_on_for: Option<&Link>, asked: &HaltRequest) -> Result<(bool, u32), Status> {
+        let done = match (self.node.propose(command).await, hand_on_for) {
+            (Ok(_), _) => (true, 0),
+            (Err(ProposeError::Refusal(Refusal::NotLeader(Some(leader)))), Some(link)) => {
+                let reply = self.forward.halt(&leader, link, asked.clone()).await?;
+                (reply.committed, reply.probers_told)
+            }
+            (Err(e), _) => return Err(status(e)),
+        };
+        self.node.settle_halt(id);
+        Ok(done)
+    }
+
+    /// A halt that waits is committed as soon as there is a quorum.
+    async fn keep_halting(&self, id: u64, command: Command, link: Option<Link>, asked: HaltRequest) {
+        while self.node.shared.halt_latch.waits(id) {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(AGAIN) => {}
+            }
+            if let Err(status) = self.commit_halt(id, command.clone(), link.as_ref(), &asked).await
+                && final_no(&status)
+            {
+                tracing::warn!(error = status.message(), "a halt that was taken here is refused by the leader");
+                self.node.settle_halt(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_is_refused_takes_nothing_from_another() {
+        let latch = HaltLatch::default();
+        assert!(!latch.is_on());
+        let (first, second) = (latch.take(), latch.take());
+        latch.settle(second);
+        assert!(latch.is_on() && latch.waits(first) && !latch.waits(second), "the first holds still");
+        latch.settle(second);
+        assert!(latch.is_on(), "and is not settled by what settles another twice");
+        latch.settle(first);
+        assert!(!latch.is_on());
+        latch.take();
+        latch.take();
+        latch.lift();
+        assert!(!latch.is_on(), "a lift is of all");
+    }
+
+    #[test]
+    fn those_that_wait_are_bounded_and_hold_on() {
+        let latch = HaltLatch::default();
+        let ids: Vec<u64> = (0..WAITING_MAX + 3).map(|_| latch.take()).collect();
+        assert_eq!(ids.iter().filter(|id| latch.waits(**id)).count(), WAITING_MAX);
+        assert!(latch.waits(ids[ids.len() - 1]) && !latch.waits(ids[0]));
+    }
+}
