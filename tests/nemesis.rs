@@ -370,7 +370,7 @@ fn among_kills_pauses_cuts_and_full_disks_nothing_is_lost() {
         for server in client.server.split(',') {
             let one = Client { server: server.to_owned(), ..client.clone() };
             let status = one.json(&["status", "--stale"])?;
-            hashes.insert((status["index"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
+            hashes.insert((status["stateHashIndex"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
         }
         (hashes.len() == 1).then_some(())
     });

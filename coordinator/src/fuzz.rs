@@ -35,6 +35,7 @@ pub fn read_path(bytes: &[u8]) {
         leader: None,
         commit: 1,
         applied: 1,
+        hashed: 1,
         last: 1,
         voters: Vec::new(),
         voters_outgoing: Vec::new(),

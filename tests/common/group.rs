@@ -112,7 +112,7 @@ impl Group {
             for i in members {
                 let one = Client { server: self.address(*i), tls_dir: self.client.tls_dir.clone() };
                 let status = one.json(&["status", "--stale"])?;
-                seen.insert((status["index"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
+                seen.insert((status["stateHashIndex"].as_u64()?, status["stateHash"].as_str()?.to_owned()));
             }
             (seen.len() == 1).then_some(())
         });

@@ -24,7 +24,7 @@ pub struct Violation {
 pub fn check(state: &State) -> Vec<Violation> {
     let mut patrol = Patrol::default();
     while !patrol.walk(state, usize::MAX) {}
-    patrol.last_round
+    patrol.last_round.into_iter().map(|(_, violation)| violation).collect()
 }
 
 /// Violations that are kept of one round: enough to see that something is wrong, and what.
@@ -35,11 +35,11 @@ const FOUND_KEPT: usize = 100;
 pub struct Patrol {
     at: Place,
     found: Found,
-    last_round: Vec<Violation>,
+    last_round: Vec<(Place, Violation)>,
 }
 
-/// What is looked at next: all that is few, then assignments and voters after a key.
-#[derive(Debug, Default)]
+/// What is looked at next: all that is few, then assignments and voters after a key. Of a violation: where it was seen.
+#[derive(Debug, Default, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Place {
     #[default]
     Few,
@@ -56,11 +56,13 @@ impl Patrol {
                 few(state, found);
                 Place::Assignments(String::new())
             }
-            Place::Assignments(after) => match each(&state.assignments, after, rows, |a| assignment(state, a, found)) {
-                Some(last) => Place::Assignments(last),
-                None => Place::Voters(String::new()),
-            },
-            Place::Voters(after) => match each(&state.voters, after, rows, |v| voter(state, v, found)) {
+            Place::Assignments(after) => {
+                match each(&state.assignments, after, rows, |a| found.at(|| Place::Assignments(a.key()), |found| assignment(state, a, found))) {
+                    Some(last) => Place::Assignments(last),
+                    None => Place::Voters(String::new()),
+                }
+            }
+            Place::Voters(after) => match each(&state.voters, after, rows, |v| found.at(|| Place::Voters(v.key()), |found| voter(state, v, found))) {
                 Some(last) => Place::Voters(last),
                 None => {
                     self.last_round = std::mem::take(&mut found.0);
@@ -71,9 +73,10 @@ impl Patrol {
         false
     }
 
-    /// What the last whole round found, and this one so far.
+    /// What the newest look at each place found: this round so far, and of the last one what this one has not come to again.
     pub fn found(&self) -> impl Iterator<Item = &Violation> {
-        self.last_round.iter().chain(&self.found.0)
+        let to_come = |(place, _): &&(Place, Violation)| self.at == Place::Few || *place > self.at;
+        self.found.0.iter().chain(self.last_round.iter().filter(to_come)).map(|(_, violation)| violation)
     }
 }
 
@@ -102,12 +105,22 @@ fn few(state: &State, found: &mut Found) {
 }
 
 #[derive(Debug, Default)]
-struct Found(Vec<Violation>);
+struct Found(Vec<(Place, Violation)>);
 
 impl Found {
+    /// Looks at a place other than the few.
+    fn at(&mut self, place: impl FnOnce() -> Place, look: impl FnOnce(&mut Found)) {
+        let before = self.0.len();
+        look(self);
+        if self.0.len() > before {
+            let place = place();
+            self.0[before..].iter_mut().for_each(|found| found.0 = place.clone());
+        }
+    }
+
     fn unless(&mut self, holds: bool, rule: &'static str, detail: impl FnOnce() -> String) {
         if !holds && self.0.len() < FOUND_KEPT {
-            self.0.push(Violation { rule, detail: detail() });
+            self.0.push((Place::Few, Violation { rule, detail: detail() }));
         }
     }
 
@@ -196,4 +209,37 @@ fn derived(state: &State, found: &mut Found) {
     found.unless(state.index.same_but_assignments(&index), "R3", || "an index differs from its table".to_owned());
     let sizes = state.index.assignments();
     found.unless(sizes == [state.assignments.len(); 3], "R3", || format!("{} assignments, {sizes:?} in the indexes", state.assignments.len()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn count(patrol: &Patrol) -> usize {
+        patrol.found().count()
+    }
+
+    #[test]
+    fn a_violation_that_goes_on_is_counted_once_and_one_that_is_over_not_again() {
+        let mut state = State::new();
+        // Each votes on a check that nobody assigned to it.
+        for prober in ["p1", "p2", "p3"] {
+            state.voters.put(VoterRecord { check: "default/c".to_owned(), prober: prober.to_owned(), ..VoterRecord::default() });
+        }
+        assert_eq!(check(&state).len(), 3);
+        let mut patrol = Patrol::default();
+        while !patrol.walk(&state, 1) {}
+        assert_eq!(count(&patrol), 3);
+        // At each moment of the next rounds, too.
+        for _ in 0..20 {
+            patrol.walk(&state, 1);
+            assert_eq!(count(&patrol), 3);
+        }
+        while !patrol.walk(&state, 1) {}
+        let first = state.voters.iter().next().expect("three").key();
+        state.voters.remove(&first);
+        assert_eq!(count(&patrol), 3, "it was not looked at again yet");
+        while !patrol.walk(&state, 1) {}
+        assert_eq!(count(&patrol), 2);
+    }
 }

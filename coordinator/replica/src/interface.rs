@@ -184,6 +184,8 @@ pub struct Status {
     pub commit: u64,
     /// Applied up to.
     pub applied: u64,
+    /// What the state hash is of: the state as it was after this entry. It follows `applied` with each round of writing.
+    pub hashed: u64,
     /// Its log's end.
     pub last: u64,
     /// The voters; in the middle of a change, those to be.

@@ -320,6 +320,7 @@ mod tests {
             leader: None,
             commit: 0,
             applied: 0,
+            hashed: 0,
             last: 0,
             voters: vec![],
             voters_outgoing: vec![],

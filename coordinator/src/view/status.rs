@@ -33,6 +33,8 @@ pub(super) fn status(state: &State, live: &Live<'_>, scope: &Scope) -> Value {
         "term": live.status.term,
         "index": live.status.applied,
         "stateHash": format!("{:016x}", state.hash()),
+        // The hash is of the last round of writing, which is behind what is applied.
+        "stateHashIndex": live.status.hashed,
         "members": state.members.iter().map(|m| member(live, m)).collect::<Vec<_>>(),
         "probers": {
             "total": state.probers.len(),
