@@ -28,6 +28,8 @@ pub enum Bug {
     LogNotSynced,
     /// A new leader takes its own wall clock for the time.
     WallClockUnchecked,
+    /// A request that comes a second time is done a second time.
+    RequestForgotten,
 }
 
 /// All of them, with their names on the command line.
@@ -43,6 +45,7 @@ pub const BUGS: &[(&str, Bug)] = &[
     ("read-without-quorum", Bug::ReadWithoutQuorum),
     ("log-not-synced", Bug::LogNotSynced),
     ("wall-clock-unchecked", Bug::WallClockUnchecked),
+    ("request-forgotten", Bug::RequestForgotten),
 ];
 
 #[cfg(feature = "sim-bugs")]

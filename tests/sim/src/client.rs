@@ -20,6 +20,10 @@ use crate::world::{Event, Phase, World};
 const CONFLICT_TRIES: u32 = 5;
 /// Attempts of one operation, until its outcome is called unknown.
 const ATTEMPTS: u32 = 12;
+/// A coordinator that cannot be connected to is given up after this.
+const CONNECT_TIMEOUT_US: u64 = 2_000_000;
+/// One that vanished without a word is noticed after this.
+const PEER_SILENT_US: u64 = 3_000_000;
 /// Keys that are written and read.
 const KEYS: u64 = 3;
 
@@ -39,9 +43,17 @@ pub(crate) enum Ask {
 /// A call to a coordinator.
 #[derive(Debug, Clone)]
 pub(crate) struct Call {
+    caller: Caller,
+    ask: Ask,
+}
+
+/// Whom an answer is for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Caller {
     client: usize,
     op: u64,
-    ask: Ask,
+    /// The coordinator that handed the request on, in that life of it.
+    via: Option<(usize, u64)>,
 }
 
 /// What comes back.
@@ -155,8 +167,11 @@ impl World {
             let unknown = current.maybe || matches!(current.ask, Ask::Init(_));
             return self.finish(c, if unknown { None } else { Some(Answer::Refused) });
         }
-        let (op, attempt, m) = (current.op, current.attempt, client.target % members);
-        let call = Call { client: c, op, ask: current.ask.clone() };
+        let (op, attempt) = (current.op, current.attempt);
+        // Whoever stands between may send a call to any coordinator, so a read may come to one that everybody else has left.
+        let anybody = self.rng.clients.percent(if matches!(current.ask, Ask::Read(_)) { 50 } else { 10 });
+        let m = if anybody { self.rng.clients.below(members as u64) as usize } else { client.target % members };
+        let call = Call { caller: Caller { client: c, op, via: None }, ask: current.ask.clone() };
         let patience = if matches!(call.ask, Ask::Read(_)) { 1_000_000 } else { 6_000_000 };
         // One connection: a call arrives once or not at all.
         if let Some(delay) = self.net.send(Host::Client(c), Host::Member(m), &mut self.counts).first() {
@@ -237,28 +252,68 @@ impl World {
         self.after(wait, Event::ClientTurn { c });
     }
 
-    pub(crate) fn answer(&mut self, m: usize, c: usize, op: u64, answer: Answer) {
+    /// Answers whoever asked, by the way that the request came.
+    pub(crate) fn answer(&mut self, m: usize, caller: Caller, answer: Answer) {
+        let Caller { client: c, op, via } = caller;
+        if let Some((by, life)) = via {
+            let delay = self.net.stream(Host::Member(m), Host::Member(by), &mut self.counts);
+            let (wait, answer) = delay.map_or((PEER_SILENT_US, Answer::Unknown), |delay| (delay, answer));
+            self.counts.add_n("answer lost on its way to who handed on", u64::from(delay.is_none()));
+            return self.after(wait, Event::HandedBack { m: by, life, caller: Caller { via: None, ..caller }, answer });
+        }
         if let Some(delay) = self.net.send(Host::Member(m), Host::Client(c), &mut self.counts).first() {
             self.after(*delay, Event::Answer { c, op, answer });
         }
     }
 
+    /// What came of a request that was handed on.
+    pub(crate) fn handed_back(&mut self, m: usize, life: u64, caller: Caller, answer: Answer) {
+        if self.members[m].life == life {
+            self.answer(m, caller, answer);
+        }
+    }
+
     /// A coordinator is called.
     pub(crate) fn member_call(&mut self, m: usize, call: Call) {
-        let Some(node) = &self.members[m].node else { return };
-        let Call { client, op, ask } = call;
+        let Call { caller, ask } = call;
+        let Some(node) = &self.members[m].node else {
+            // Its host refuses the connection.
+            return if caller.via.is_some() {
+                self.answer(m, caller, Answer::Unknown)
+            };
+        };
         if let Ask::Read(key) = ask {
-            return self.request(m, Request::Read(Waiter::Read { client, op, key }));
+            return self.request(m, Request::Read(Waiter::Read { caller, key }));
         }
         // Whoever forms the group may not lead it yet.
         if !node.leading && !matches!(ask, Ask::Init(_)) {
-            let hint = self.hint(m);
-            return self.answer(m, client, op, Answer::NotLeader(hint));
+            return match self.hint(m).filter(|leader| *leader != m) {
+                Some(leader) if caller.via.is_none() => self.hand_on(m, leader, caller, ask),
+                // One hop only.
+                hint => {
+                    self.counts.add_n("request handed on to one that does not lead", u64::from(caller.via.is_some()));
+                    self.answer(m, caller, Answer::NotLeader(hint));
+                }
+            };
         }
-        self.propose(m, client, op, ask, 0);
+        self.propose(m, caller, ask, 0);
     }
 
-    fn propose(&mut self, m: usize, client: usize, op: u64, ask: Ask, tries: u32) {
+    /// A follower hands a request on to the leader that it knows (`coordinator/src/forward.rs`).
+    fn hand_on(&mut self, m: usize, leader: usize, caller: Caller, ask: Ask) {
+        let life = self.members[m].life;
+        match self.net.stream(Host::Member(m), Host::Member(leader), &mut self.counts) {
+            Some(delay) => {
+                self.counts.add("request handed on to the leader");
+                let caller = Caller { via: Some((m, life)), ..caller };
+                self.after(delay, Event::Call { m: leader, call: Call { caller, ask } });
+            }
+            None => self.after(CONNECT_TIMEOUT_US, Event::HandedBack { m, life, caller, answer: Answer::Unknown }),
+        }
+    }
+
+    fn propose(&mut self, m: usize, caller: Caller, ask: Ask, tries: u32) {
+        let Caller { client, op, .. } = caller;
         let Some(node) = &self.members[m].node else { return };
         let state = node.replica.state();
         let base_revision = state.meta().resource_revision;
@@ -267,7 +322,7 @@ impl World {
             Ask::Put(put) => Op::ApplyResources(ApplyResources { base_revision, put: put.clone(), ..ApplyResources::default() }),
             Ask::Delete(key) => {
                 if state.resources.get(&resource_key(&key.kind, &key.namespace, &key.name)).is_none() {
-                    return self.answer(m, client, op, Answer::Refused);
+                    return self.answer(m, caller, Answer::Refused);
                 }
                 Op::ApplyResources(ApplyResources { base_revision, delete: vec![key.clone()], ..ApplyResources::default() })
             }
@@ -280,16 +335,16 @@ impl World {
         // Some want what only a newer command set has.
         let version = if self.plan.has(Fault::Upgrade) && ask.changes_resources() && !ask.is_base() && op.is_multiple_of(4) { 2 } else { 1 };
         let command = Command { version, request_id: request_id(client, op), actor: format!("client-{client}"), ..*command(wanted) };
-        self.request(m, Request::Propose(Box::new(command), Waiter::Call { client, op, ask, tries }));
+        self.request(m, Request::Propose(Box::new(command), Waiter::Call { caller, ask: Box::new(ask), tries }));
     }
 
-    pub(crate) fn call_reply(&mut self, m: usize, client: usize, op: u64, ask: Ask, tries: u32, reply: Option<Reply>) {
+    pub(crate) fn call_reply(&mut self, m: usize, caller: Caller, ask: Ask, tries: u32, reply: Option<Reply>) {
         let answer = match reply {
             Some(Reply::Applied { index, result }) => match result.result {
                 Some(command_result::Result::Applied(applied)) => Answer::Done { index, name: applied.name },
                 Some(command_result::Result::Refused(r)) if r.code() == RefusalCode::Conflict && tries < CONFLICT_TRIES && ask.changes_resources() => {
                     self.counts.add("change tried again after a conflict");
-                    return self.propose(m, client, op, ask, tries + 1);
+                    return self.propose(m, caller, ask, tries + 1);
                 }
                 _ => Answer::Refused,
             },
@@ -297,7 +352,7 @@ impl World {
             Some(Reply::Busy) => Answer::NotLeader(None),
             _ => Answer::Unknown,
         };
-        self.answer(m, client, op, answer);
+        self.answer(m, caller, answer);
     }
 }
 

@@ -36,7 +36,12 @@ impl World {
     /// Departures go in one command: their checks move at once.
     fn silent(&mut self, m: usize) {
         let mono = self.members[m].clock.mono_us(self.now);
+        let unheard = self.unheard(m);
         let Some(node) = &mut self.members[m].node else { return };
+        // Their heartbeats wait behind what is not taken here.
+        for name in unheard {
+            node.heard.entry(name).and_modify(|at| *at = mono);
+        }
         if node.left_under_way {
             return;
         }

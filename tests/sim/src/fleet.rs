@@ -10,11 +10,11 @@ use probity_proto::v1::coordinator_message::Message as ToProber;
 use probity_proto::v1::prober_message::Message as FromProber;
 use probity_proto::v1::*;
 
-use crate::member::{Request, Waiter, command};
+use crate::member::{Request, Said, Waiter, command};
 use crate::net::Host;
 use crate::world::{Event, World};
 
-/// Messages of rows of one prober that wait for their commit.
+/// Messages of rows of one prober that wait for their commit: behind them the stream is not read on.
 const ROWS_WAITING: usize = 4;
 /// A prober's heartbeats.
 pub(crate) const HEARTBEAT_US: u64 = 1_000_000;
@@ -41,6 +41,8 @@ pub(crate) struct Session {
     joined: bool,
     waiting: VecDeque<FromProber>,
     committing: bool,
+    /// What came behind a full queue.
+    unread: VecDeque<FromProber>,
     /// The revision that the prober follows, as far as it was told.
     told: u64,
     told_halted: Option<bool>,
@@ -111,7 +113,6 @@ impl World {
     pub(crate) fn member_hears(&mut self, stream: u64, message: ProberMessage) {
         let Some((m, _)) = self.served(stream) else { return };
         let mono = self.members[m].clock.mono_us(self.now);
-        let now_us = self.cluster_us(m);
         let Some(node) = &mut self.members[m].node else { return };
         match message.message {
             Some(FromProber::Hello(hello)) => {
@@ -125,41 +126,79 @@ impl World {
                     joined: false,
                     waiting: VecDeque::new(),
                     committing: false,
+                    unread: VecDeque::new(),
                     told: if hello.cluster_id == node.replica.state().meta().cluster_id { hello.desired_revision } else { 0 },
                     told_halted: None,
                 };
                 node.sessions.insert(stream, session);
                 let op = Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() });
-                self.request(m, Request::Propose(command(op), Waiter::Join { stream }));
+                self.propose_for(m, stream, command(op), Said::Hello);
             }
-            Some(FromProber::Heartbeat(heartbeat)) => {
-                let Some(session) = node.sessions.get(&stream).filter(|s| s.joined) else { return };
-                node.heard.insert(session.prober.clone(), mono);
-                // Only a leader renews leases.
-                if !node.leading {
-                    return self.not_leader(m, stream);
-                }
-                let state = node.replica.state();
-                let meta = state.meta();
-                // It was given up while it was silent: a new hello brings it back.
-                if state.probers.get(&session.prober).is_none_or(|p| !p.alive) {
-                    return self.not_leader(m, stream);
-                }
-                let reply = HeartbeatReply {
-                    echo_us: heartbeat.sent_us,
-                    cluster_time_us: now_us,
-                    fence: meta.fence,
-                    lease_us: LEASE_US as u64,
-                    halted: meta.halt.is_some(),
-                };
-                self.tell_prober(stream, ToProber::Heartbeat(reply));
-            }
-            Some(report) => {
+            Some(said) => {
                 let Some(session) = node.sessions.get_mut(&stream).filter(|s| s.joined) else { return };
-                session.waiting.push_back(report);
-                self.commit_next(m, stream);
+                session.unread.push_back(said);
+                self.read_on(m, stream);
             }
             None => {}
+        }
+    }
+
+    /// Reads a stream as far as there is room for what it says: heartbeats wait behind reports that nobody takes.
+    fn read_on(&mut self, m: usize, stream: u64) {
+        loop {
+            let Some(session) = self.members[m].node.as_mut().and_then(|n| n.sessions.get_mut(&stream)) else { return };
+            match session.unread.pop_front() {
+                Some(FromProber::Heartbeat(heartbeat)) => self.heartbeat_heard(m, stream, &heartbeat),
+                Some(report) if session.waiting.len() < ROWS_WAITING => {
+                    session.waiting.push_back(report);
+                    self.commit_next(m, stream);
+                }
+                Some(report) => {
+                    session.unread.push_front(report);
+                    return self.counts.add("report waits behind a full queue");
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// The probers that cannot be heard for a reason that is not their own.
+    pub(crate) fn unheard(&self, m: usize) -> Vec<String> {
+        let sessions = self.members[m].node.iter().flat_map(|n| n.sessions.values());
+        sessions.filter(|s| !s.unread.is_empty()).map(|s| s.prober.clone()).collect()
+    }
+
+    fn heartbeat_heard(&mut self, m: usize, stream: u64, heartbeat: &Heartbeat) {
+        let mono = self.members[m].clock.mono_us(self.now);
+        let now_us = self.cluster_us(m);
+        let Some(node) = &mut self.members[m].node else { return };
+        let Some(session) = node.sessions.get(&stream) else { return };
+        node.heard.insert(session.prober.clone(), mono);
+        // Only a leader renews leases.
+        if !node.leading {
+            return self.not_leader(m, stream);
+        }
+        let state = node.replica.state();
+        let meta = state.meta();
+        // It was given up while it was silent: a new hello brings it back.
+        if state.probers.get(&session.prober).is_none_or(|p| !p.alive) {
+            return self.not_leader(m, stream);
+        }
+        let reply =
+            HeartbeatReply { echo_us: heartbeat.sent_us, cluster_time_us: now_us, fence: meta.fence, lease_us: LEASE_US as u64, halted: meta.halt.is_some() };
+        self.tell_prober(stream, ToProber::Heartbeat(reply));
+    }
+
+    /// Proposes what a prober said, as `Node::propose_while_leading` does.
+    fn propose_for(&mut self, m: usize, stream: u64, command: Box<Command>, said: Said) {
+        self.request(m, Request::Propose(command.clone(), Waiter::Prober { stream, command, said }));
+    }
+
+    /// The same again, after raft took nothing; unless leadership has ended meanwhile, and the stream with it.
+    pub(crate) fn propose_again(&mut self, m: usize, life: u64, stream: u64, command: Box<Command>, said: Said) {
+        let served = self.members[m].node.as_ref().is_some_and(|n| n.sessions.contains_key(&stream));
+        if self.members[m].life == life && served {
+            self.propose_for(m, stream, command, said);
         }
     }
 
@@ -167,23 +206,20 @@ impl World {
     fn commit_next(&mut self, m: usize, stream: u64) {
         let Some(session) = self.members[m].node.as_mut().and_then(|n| n.sessions.get_mut(&stream)) else { return };
         if session.committing {
-            let waiting = session.waiting.len();
-            self.counts.add_n("report waits for an earlier one", u64::from(waiting > ROWS_WAITING));
             return;
         }
         let Some(report) = session.waiting.pop_front() else { return };
         session.committing = true;
         let prober = session.prober.clone();
-        let request = match report {
-            FromProber::Rows(rows) => Request::Propose(command(Op::AcceptRows(AcceptRows { rows: rows.rows })), Waiter::Rows { stream }),
+        let (op, said) = match report {
+            FromProber::Rows(rows) => (Op::AcceptRows(AcceptRows { rows: rows.rows }), Said::Rows),
             FromProber::Fault(report) => {
                 let ack = FaultAck { fault_id: report.fault_id.clone(), state: report.state };
-                let op = Op::FaultReports(FaultReports { reports: vec![ProberFaultReport { prober, report: Some(report) }] });
-                Request::Propose(command(op), Waiter::Fault { stream, ack })
+                (Op::FaultReports(FaultReports { reports: vec![ProberFaultReport { prober, report: Some(report) }] }), Said::Fault(ack))
             }
             _ => return,
         };
-        self.request(m, request);
+        self.propose_for(m, stream, command(op), said);
     }
 
     fn ack(&self, m: usize, stream: u64) -> Option<RowsAck> {
@@ -219,6 +255,7 @@ impl World {
         }
         self.tell_prober(stream, ack);
         self.commit_next(m, stream);
+        self.read_on(m, stream);
     }
 
     /// Tells the prober to go elsewhere, and ends the stream.

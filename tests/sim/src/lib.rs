@@ -3,7 +3,7 @@
 //!
 //! First safety under faults, then everything is healed and progress is demanded. The same seed gives the same trace hash.
 //! What tokio does in production (streams, time-outs, the leader's duties outside the log) is mirrored by thin drivers here:
-//! `member` for the coordinator's, `prober` for the prober's. What is simulated, and what is checked under which name, stands
+//! `step`, `lead`, `fleet` and `duties` for the coordinator's, `prober` for the prober's. What is simulated, and what is checked under which name, stands
 //! in docs/simulation.md.
 
 mod change;
@@ -14,6 +14,7 @@ mod disk;
 mod duties;
 mod engine;
 mod fleet;
+mod lead;
 mod member;
 mod nemesis;
 mod net;
@@ -22,6 +23,7 @@ mod prober;
 mod report;
 mod rng;
 mod setup;
+mod step;
 mod world;
 
 pub use probity_proto::bugs::{BUGS, Bug};

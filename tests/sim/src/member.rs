@@ -1,62 +1,43 @@
-//! A coordinator's host: the real replica, and a thin driver that mirrors `coordinator/src/driver.rs`: it batches, stamps,
-//! proposes ticks that are due, says that it leads, and answers callers.
+//! A coordinator's host: its disk, its clock, and its process, which starts and ends. What the process does is in `step` and `lead`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use probity_core::next_deadline;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::{ClusterClock, Config, Fatal, FormError, Input, OpenError, Outputs, Replica, Reply, Role};
+use probity_replica::{ClusterClock, Config, OpenError, Replica};
 
 use crate::checks::Applied;
-use crate::client::{Answer, Ask};
+use crate::client::{Ask, Caller};
 use crate::clock::HostClock;
 use crate::disk::Disk;
 use crate::fleet::Session;
-use crate::net::Host;
 use crate::plan::Plan;
 use crate::world::{Event, World};
 
 /// raft's tick, by the host's monotonic clock.
 pub(crate) const TICK_US: u64 = 50_000;
-/// Inputs of one step.
-const BATCH: usize = 512;
-/// How long a proposal may take until its outcome is called unknown.
-const PROPOSE_TIMEOUT_US: u64 = 5_000_000;
-/// Wall clocks that were compared differ by no more than this: what is allowed, and half of the longest round trip.
-const CLOCKS_DIFFER_US: u64 = 1_600_000;
-/// A clock that was set within this time may have been another one when it was asked for.
-const CLOCK_SET_LATELY_US: u64 = 10_000_000;
-/// What a step costs beside its syncs.
-const STEP_US: u64 = 30;
-
 /// Who waits for a proposal or a read.
 #[derive(Debug)]
 pub(crate) enum Waiter {
     Call {
-        client: usize,
-        op: u64,
-        ask: Ask,
+        caller: Caller,
+        ask: Box<Ask>,
         tries: u32,
     },
     Read {
-        client: usize,
-        op: u64,
+        caller: Caller,
         key: String,
     },
     LeaderStarted,
     Tick,
-    Join {
+    /// A prober's hello, or what it reports (a fault report has its acknowledgement with it): waited for as long as this member leads, and proposed
+    /// again when raft takes nothing for a moment.
+    Prober {
         stream: u64,
-    },
-    Rows {
-        stream: u64,
-    },
-    Fault {
-        stream: u64,
-        ack: FaultAck,
+        command: Box<Command>,
+        said: Said,
     },
     Left,
     Effect {
@@ -66,11 +47,19 @@ pub(crate) enum Waiter {
     Operator,
 }
 
+/// What a prober said that has to be committed.
+#[derive(Debug, Clone)]
+pub(crate) enum Said {
+    Hello,
+    Rows,
+    Fault(FaultAck),
+}
+
 /// What waits for the replica's owner.
 #[derive(Debug)]
 pub(crate) enum Request {
     Tick,
-    Peer(PeerMessage),
+    Peer(Box<PeerMessage>),
     Propose(Box<Command>, Waiter),
     Read(Waiter),
     Configure(Box<Command>),
@@ -93,17 +82,17 @@ pub(crate) struct Node {
     /// It leads, and its LeaderStarted is applied: it may act.
     pub(crate) leading: bool,
     /// It was elected, and does not know yet whether its wall clock is a quorum's.
-    to_start: bool,
-    full: bool,
-    ticks: u64,
-    seen: (u64, Option<u64>),
+    pub(crate) to_start: bool,
+    pub(crate) full: bool,
+    pub(crate) ticks: u64,
+    pub(crate) seen: (u64, Option<u64>),
     pub(crate) waiting: BTreeMap<u64, Waiter>,
-    next_tag: u64,
+    pub(crate) next_tag: u64,
     pub(crate) inbox: VecDeque<Request>,
-    busy_until: u64,
-    step_planned: bool,
-    tick_proposed: bool,
-    election: usize,
+    pub(crate) busy_until: u64,
+    pub(crate) step_planned: bool,
+    pub(crate) tick_proposed: bool,
+    pub(crate) election: usize,
     /// When each prober was heard of, by the monotonic clock.
     pub(crate) heard: BTreeMap<String, u64>,
     pub(crate) grace_from: u64,
@@ -124,7 +113,7 @@ pub(crate) struct Member {
     /// What it will do when it goes on.
     pub(crate) held: VecDeque<Event>,
     /// It starts again this soon after its next end.
-    restart_us: Option<u64>,
+    pub(crate) restart_us: Option<u64>,
     pub(crate) sync_us: u64,
     /// Not in the group, and not running: it may join.
     pub(crate) gone: bool,
@@ -137,9 +126,9 @@ pub(crate) struct Member {
     /// When its wall clock was last set.
     pub(crate) clock_set_at: u64,
     /// What leaves while the disk still writes.
-    early: Arc<Mutex<Vec<PeerMessage>>>,
+    pub(crate) early: Arc<Mutex<Vec<PeerMessage>>>,
     /// What it applied in its last step.
-    applied: Arc<Mutex<Vec<Applied>>>,
+    pub(crate) applied: Arc<Mutex<Vec<Applied>>>,
 }
 
 impl Member {
@@ -203,12 +192,12 @@ fn config(plan: &Plan, id: u64, build: u32) -> Config {
 }
 
 /// One thread runs all of it: the locks are only what the hooks ask for.
-fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a damaged store leads to must not end the simulation.
-fn guarded<T>(damaged: bool, f: impl FnOnce() -> T) -> Option<T> {
+pub(crate) fn guarded<T>(damaged: bool, f: impl FnOnce() -> T) -> Option<T> {
     if damaged { crate::quietly(|| catch_unwind(AssertUnwindSafe(f)).ok()) } else { Some(f()) }
 }
 
@@ -317,7 +306,7 @@ impl World {
         self.counts.add("removed member stopped");
     }
 
-    fn found_damaged(&mut self, m: usize) {
+    pub(crate) fn found_damaged(&mut self, m: usize) {
         if self.members[m].node.is_some() {
             self.end_member(m, false);
         }
@@ -354,335 +343,6 @@ impl World {
         for stream in streams {
             self.break_stream(stream, power);
         }
-    }
-
-    fn new_election_timeout(&mut self, m: usize) {
-        let timeout = 10 + self.rng.elections.below(self.plan.election_spread) as usize;
-        if let Some(node) = &mut self.members[m].node {
-            node.election = timeout;
-            node.replica.set_election_timeout(timeout);
-        }
-    }
-
-    /// Until when a paused member does nothing.
-    pub(crate) fn paused(&self, m: usize) -> Option<u64> {
-        Some(self.members[m].paused_until).filter(|until| *until > self.now)
-    }
-
-    /// Plans a step, once something waits for it.
-    pub(crate) fn poke(&mut self, m: usize) {
-        let life = self.members[m].life;
-        let Some(node) = &mut self.members[m].node else { return };
-        if !node.step_planned {
-            node.step_planned = true;
-            let at = node.busy_until;
-            self.at(at, Event::Step { m, life });
-        }
-    }
-
-    pub(crate) fn request(&mut self, m: usize, request: Request) {
-        if let Some(node) = &mut self.members[m].node {
-            node.inbox.push_back(request);
-            self.poke(m);
-        }
-    }
-
-    pub(crate) fn member_tick(&mut self, m: usize, life: u64) {
-        if self.members[m].life != life {
-            return;
-        }
-        // A process that stood still gets one tick for all that it missed.
-        let now_us = self.cluster_us(m);
-        let (next, sync_us) = (self.members[m].clock.true_us(TICK_US), self.members[m].sync_us);
-        let Some(node) = &mut self.members[m].node else { return };
-        node.inbox.push_back(Request::Tick);
-        node.ticks += 1;
-        if node.ticks.is_multiple_of(20) {
-            node.inbox.push_back(Request::Persistence(sync_us));
-        }
-        if node.leading && !node.tick_proposed && next_deadline(node.replica.state()).is_some_and(|at| at <= now_us) {
-            node.tick_proposed = true;
-            node.inbox.push_back(Request::Propose(command(Op::Tick(Tick {})), Waiter::Tick));
-        }
-        self.poke(m);
-        self.after(next, Event::Tick { m, life });
-    }
-
-    /// Cluster time as a member knows it.
-    pub(crate) fn cluster_us(&self, m: usize) -> i64 {
-        let member = &self.members[m];
-        member.node.as_ref().map_or(0, |n| n.clock.now_us(member.clock.mono_us(self.now)))
-    }
-
-    pub(crate) fn member_step(&mut self, m: usize, life: u64) {
-        if self.members[m].life != life {
-            return;
-        }
-        let now_us = self.cluster_us(m);
-        let member = &mut self.members[m];
-        let Some(node) = &mut member.node else { return };
-        node.step_planned = false;
-        let take = node.inbox.len().min(BATCH);
-        let requests: Vec<Request> = node.inbox.drain(..take).collect();
-        let (mono_us, wall_us) = (member.clock.mono_us(self.now), member.clock.wall_us(self.now));
-        let mut inputs = vec![Input::Clock { mono_us, wall_us }];
-        let mut tags = Vec::new();
-        let mut joined = Ok(());
-        for request in requests {
-            let tag = node.next_tag;
-            let (input, waiter) = match request {
-                Request::Tick => (Input::Tick, None),
-                Request::Peer(message) => (Input::Peer(message), None),
-                Request::Propose(command, waiter) => {
-                    let version = command.version.clamp(1, node.replica.command_version());
-                    let command = Command { version, time_us: now_us, ..*command };
-                    (Input::Propose { tag, command }, Some(waiter))
-                }
-                Request::Read(waiter) => (Input::Read { tag }, Some(waiter)),
-                Request::Configure(command) => {
-                    let command = Command { version: command.version.max(1), time_us: now_us, ..*command };
-                    (Input::Configure { tag, command }, Some(Waiter::Operator))
-                }
-                Request::Transfer(to) => (Input::Transfer { tag, to }, Some(Waiter::Operator)),
-                Request::Persistence(p99_us) => (Input::Persistence { p99_us }, None),
-                Request::Join => {
-                    joined = joined.and(node.replica.join("sim"));
-                    continue;
-                }
-            };
-            if let Some(waiter) = waiter {
-                node.next_tag += 1;
-                node.waiting.insert(tag, waiter);
-                tags.push(tag);
-            }
-            inputs.push(input);
-        }
-        let before = member.disk.work();
-        let (role, term) = (node.replica.status().role, node.replica.status().term);
-        let (handed_over, clock_handovers, compactions) = (node.replica.handed_over(), node.replica.clock_handovers(), node.replica.compactions());
-        let replica = &mut node.replica;
-        let stepped = match joined {
-            // A store that failed ends the member.
-            Err(FormError::Fatal(fatal)) => Some(Err(fatal)),
-            _ => guarded(member.disk.is_rotten(), || replica.step(inputs)),
-        };
-        let after = member.disk.work();
-        // These left before the disk was done, whatever became of it.
-        let early = std::mem::take(&mut *lock(&member.early));
-        let applied = std::mem::take(&mut *lock(&member.applied));
-        let outputs = match stepped {
-            _ if member.disk.is_dead() => {
-                self.counts.add("member died in a write or sync");
-                self.send_to_peers(m, early);
-                return self.crash_member(m, true);
-            }
-            Some(Ok(outputs)) => outputs,
-            Some(Err(_)) if member.disk.take_sync_failed() => {
-                self.counts.add("member ended by a failed sync");
-                self.send_to_peers(m, early);
-                return self.crash_member(m, true);
-            }
-            Some(Err(Fatal::Version { .. })) => {
-                self.counts.add("older build stopped by the cluster's version");
-                member.build = 2;
-                return self.crash_member(m, false);
-            }
-            Some(Err(Fatal::Removed { .. })) => return self.retire(m),
-            // Only before it takes part: later it is outlived.
-            Some(Err(_)) if member.disk.has_limit() && role == Role::Unformed => {
-                self.counts.add("member did not start for want of room");
-                return self.crash_member(m, false);
-            }
-            None | Some(Err(_)) if member.disk.is_rotten() => {
-                self.counts.add("bit rot found by a running member");
-                return self.found_damaged(m);
-            }
-            Some(Err(e)) => return self.violate("R2", format!("member {m} stopped although nothing was wrong with its disk: {e:?}")),
-            None => return self.violate("R2", format!("member {m} panics")),
-        };
-        self.counts.add_n("leadership handed over for a slow disk", node.replica.handed_over() - handed_over);
-        self.counts.add_n("leadership handed over for a wall clock", node.replica.clock_handovers() - clock_handovers);
-        self.counts.add_n("file made smaller", node.replica.compactions() - compactions);
-        self.counts.add_n("entries sent before they were written", early.len() as u64);
-        let chunk = |message: &PeerMessage| matches!(message.message, Some(peer_message::Message::Chunk(_)));
-        self.counts.add_n("snapshot chunk sent", outputs.messages.iter().filter(|m| chunk(m)).count() as u64);
-        if node.replica.disk_full() != node.full {
-            node.full = !node.full;
-            self.counts.add(if node.full { "disk full" } else { "member back after a full disk" });
-            if !node.full {
-                // As after a restart it goes on from what was written.
-                self.checks.started(m, &node.replica, self.now);
-            }
-        }
-        let status = node.replica.status();
-        let took = STEP_US + (after.0 - before.0) * member.sync_us;
-        node.busy_until = self.now + took;
-        let more = outputs.more || !node.inbox.is_empty();
-        self.checks.stepped(m, &node.replica, &outputs, &applied, self.now);
-        if (role, term) != (status.role, status.term) {
-            self.new_election_timeout(m);
-        } else if let Some(node) = &mut self.members[m].node {
-            node.replica.set_election_timeout(node.election);
-        }
-        self.send_to_peers(m, early);
-        self.after(took, Event::Emit { m, life, outputs });
-        for tag in tags {
-            self.after(PROPOSE_TIMEOUT_US, Event::Expire { m, life, tag });
-        }
-        if more {
-            self.poke(m);
-        }
-    }
-
-    fn send_to_peers(&mut self, m: usize, messages: Vec<PeerMessage>) {
-        for message in messages {
-            if let Some(to) = self.member_of(message.to) {
-                self.send(Host::Member(m), Host::Member(to), || Event::Peer { m: to, message: message.clone() });
-            }
-        }
-    }
-
-    /// What a step led to, once it is on the disk.
-    pub(crate) fn member_emit(&mut self, m: usize, life: u64, outputs: Outputs) {
-        if self.members[m].life != life {
-            return;
-        }
-        let mono = self.members[m].clock.mono_us(self.now);
-        let Some(node) = &mut self.members[m].node else { return };
-        if outputs.applied && node.replica.status().role != Role::Leader {
-            let log_time = node.replica.state().now();
-            node.clock.follow(log_time, mono);
-        }
-        let voted = outputs.messages.iter().any(crate::checks::is_vote);
-        self.send_to_peers(m, outputs.messages);
-        for (tag, reply) in outputs.replies {
-            let waiter = self.members[m].node.as_mut().and_then(|n| n.waiting.remove(&tag));
-            if let Some(waiter) = waiter {
-                self.reply(m, waiter, Some(reply));
-            }
-        }
-        self.follow_role(m);
-        if outputs.applied {
-            self.tell_desired(m);
-        }
-        if voted && self.phase == crate::world::Phase::Chaos && self.rng.hosts.chance(self.plan.crash_after_vote_ppm) {
-            self.counts.add("member lost power right after a vote");
-            let wait = self.rng.hosts.below(3_000);
-            // Back before the election is over, so that what it promised is asked for.
-            self.members[m].restart_us = Some(self.rng.hosts.between(5_000, 100_000));
-            self.after(wait, Event::CrashMember { m, life, power: true });
-        }
-    }
-
-    /// A change of role; and a leader whose wall clock is a quorum's begins to lead.
-    fn follow_role(&mut self, m: usize) {
-        let member = &mut self.members[m];
-        let Some(node) = &mut member.node else { return };
-        let status = node.replica.status();
-        if node.seen != (status.term, status.leader) {
-            node.seen = (status.term, status.leader);
-            node.leading = false;
-            node.to_start = status.role == Role::Leader;
-            // What an earlier leadership proposed for itself says nothing of this one.
-            node.tick_proposed = false;
-            node.waiting.retain(|_, w| !matches!(w, Waiter::Tick | Waiter::LeaderStarted));
-            self.counts.add_n("leader elected", u64::from(status.role == Role::Leader));
-            let sessions: Vec<u64> = node.sessions.keys().copied().collect();
-            for stream in sessions {
-                self.not_leader(m, stream);
-            }
-        }
-        self.start_leading(m);
-    }
-
-    /// A leader takes its clock, and says so in the log before it acts.
-    fn start_leading(&mut self, m: usize) {
-        let member = &mut self.members[m];
-        let Some(node) = member.node.as_mut().filter(|n| n.to_start && n.replica.clocks_agree()) else { return };
-        node.to_start = false;
-        let status = node.replica.status();
-        let (mono, wall) = (member.clock.mono_us(self.now), member.clock.wall_us(self.now));
-        node.clock.lead_from(node.replica.state().now(), wall, mono);
-        node.grace_from = mono;
-        node.heard.clear();
-        let op = Op::LeaderStarted(LeaderStarted { member: status.identity.id, term: status.term });
-        node.inbox.push_front(Request::Propose(command(op), Waiter::LeaderStarted));
-        self.counts.add("leader began to lead");
-        self.poke(m);
-        if let Some(detail) = self.time_of_few(m, wall, &status.voters) {
-            self.violate("time", detail);
-        }
-    }
-
-    /// A leader's wall clock is that of a quorum, as far as clocks were not set just now.
-    fn time_of_few(&self, m: usize, wall: i64, voters: &[u64]) -> Option<String> {
-        let shares = |member: &Member| {
-            let set_lately = self.now.saturating_sub(member.clock_set_at) < CLOCK_SET_LATELY_US && member.clock_set_at != 0;
-            set_lately || member.clock.wall_us(self.now).abs_diff(wall) <= CLOCKS_DIFFER_US
-        };
-        let shared = self.members.iter().filter(|member| voters.contains(&member.id) && shares(member)).count();
-        (2 * shared <= voters.len()).then(|| format!("member {m} leads by a wall clock that {shared} of {} voters share", voters.len()))
-    }
-
-    /// An answer, or none within its time.
-    fn reply(&mut self, m: usize, waiter: Waiter, reply: Option<Reply>) {
-        let refused = |result: &CommandResult| matches!(result.result, Some(command_result::Result::Refused(_)));
-        let applied = matches!(&reply, Some(Reply::Applied { result, .. }) if !refused(result));
-        match waiter {
-            Waiter::Call { client, op, ask, tries } => self.call_reply(m, client, op, ask, tries, reply),
-            Waiter::Read { client, op, key } => {
-                if matches!(reply, Some(Reply::ReadReady)) {
-                    let value = self.members[m].node.as_ref().and_then(|n| crate::client::value_of(n.replica.state(), &key));
-                    self.answer(m, client, op, Answer::Read(value));
-                }
-            }
-            Waiter::LeaderStarted => {
-                if let Some(node) = self.members[m].node.as_mut().filter(|n| n.replica.status().role == Role::Leader) {
-                    node.leading = applied;
-                    node.to_start = !applied;
-                }
-            }
-            Waiter::Tick => {
-                if let Some(node) = &mut self.members[m].node {
-                    node.tick_proposed = false;
-                }
-            }
-            Waiter::Left => {
-                if let Some(node) = &mut self.members[m].node {
-                    node.left_under_way = false;
-                }
-            }
-            Waiter::Effect { key } => {
-                if let Some(node) = &mut self.members[m].node {
-                    node.deliveries.remove(&key);
-                }
-            }
-            Waiter::Operator => {}
-            Waiter::Join { stream } => self.joined(m, stream, applied),
-            Waiter::Rows { stream } => self.reported(m, stream, applied, None),
-            Waiter::Fault { stream, ack } => self.reported(m, stream, applied, Some(ack)),
-        }
-    }
-
-    pub(crate) fn member_expire(&mut self, m: usize, life: u64, tag: u64) {
-        if self.members[m].life != life {
-            return;
-        }
-        let waiter = self.members[m].node.as_mut().and_then(|n| n.waiting.remove(&tag));
-        match waiter {
-            // The driver waits for its own as long as it takes.
-            Some(own @ (Waiter::Tick | Waiter::LeaderStarted)) => {
-                if let Some(node) = &mut self.members[m].node {
-                    node.waiting.insert(tag, own);
-                }
-            }
-            Some(waiter) => self.reply(m, waiter, None),
-            None => {}
-        }
-    }
-
-    pub(crate) fn member_peer(&mut self, m: usize, message: PeerMessage) {
-        self.request(m, Request::Peer(message));
     }
 }
 

@@ -9,10 +9,10 @@ use prost::Message as _;
 
 use crate::change::Change;
 use crate::checks::Checks;
-use crate::client::{Answer, Call, Client};
+use crate::client::{Answer, Call, Caller, Client};
 use crate::duties::Delivery;
 use crate::fleet::Stream;
-use crate::member::Member;
+use crate::member::{Member, Said};
 use crate::nemesis::Nemesis;
 use crate::net::{Host, Net};
 use crate::plan::Plan;
@@ -30,9 +30,11 @@ pub(crate) enum Event {
     Emit { m: usize, life: u64, outputs: Outputs },
     Duties { m: usize, life: u64 },
     Expire { m: usize, life: u64, tag: u64 },
+    ProposeAgain { m: usize, life: u64, stream: u64, command: Box<Command>, said: Said },
     Delivered { m: usize, life: u64, delivery: Box<Delivery> },
     Peer { m: usize, message: PeerMessage },
     Call { m: usize, call: Call },
+    HandedBack { m: usize, life: u64, caller: Caller, answer: Answer },
     Answer { c: usize, op: u64, answer: Answer },
     ClientTurn { c: usize },
     ClientRetry { c: usize, op: u64, attempt: u32 },
@@ -204,6 +206,8 @@ impl World {
             | Event::Emit { m, .. }
             | Event::Duties { m, .. }
             | Event::Expire { m, .. }
+            | Event::ProposeAgain { m, .. }
+            | Event::HandedBack { m, .. }
             | Event::Delivered { m, .. }
             | Event::Peer { m, .. }
             | Event::Call { m, .. } => Some(*m),
@@ -233,6 +237,7 @@ impl World {
             Event::Emit { m, life, outputs } => self.member_emit(m, life, outputs),
             Event::Duties { m, life } => self.member_duties(m, life),
             Event::Expire { m, life, tag } => self.member_expire(m, life, tag),
+            Event::ProposeAgain { m, life, stream, command, said } => self.propose_again(m, life, stream, command, said),
             Event::Delivered { m, life, delivery } => self.member_delivered(m, life, *delivery),
             Event::Peer { m, message } => {
                 self.note(2, m as u64);
@@ -240,6 +245,7 @@ impl World {
                 self.member_peer(m, message);
             }
             Event::Call { m, call } => self.member_call(m, call),
+            Event::HandedBack { m, life, caller, answer } => self.handed_back(m, life, caller, answer),
             Event::Answer { c, op, answer } => {
                 self.note(3, c as u64);
                 self.client_answer(c, op, answer);

@@ -65,6 +65,10 @@ fn every_rule_holds_under_faults_and_what_was_begun_ends() {
         "member paused for longer than an election",
         "member removed",
         "member replaced",
+        "request handed on to the leader",
+        "request handed on to one that does not lead",
+        "report proposed again",
+        "report waits behind a full queue",
         "member started with a newer build",
         "prober ended by a failed sync",
         "prober lost its disk",
@@ -106,17 +110,18 @@ fn the_same_seed_is_the_same_run() {
 
 /// Each known bug, and within how many seeds it must be found.
 const WITHIN: &[(Bug, u64)] = &[
-    (Bug::VoteNotPersisted, 40),
+    (Bug::VoteNotPersisted, 120),
     (Bug::AckBeforeCommit, 10),
     (Bug::DuplicateRowApplied, 10),
     (Bug::LeaseByWallClock, 160),
     (Bug::HashMapOrder, 10),
-    (Bug::EndedIdForgotten, 60),
+    (Bug::EndedIdForgotten, 80),
     (Bug::ApplyBeforeCommit, 10),
-    (Bug::SnapshotWithoutConfState, 40),
-    (Bug::ReadWithoutQuorum, 160),
+    (Bug::SnapshotWithoutConfState, 80),
+    (Bug::ReadWithoutQuorum, 100),
     (Bug::LogNotSynced, 10),
-    (Bug::WallClockUnchecked, 60),
+    (Bug::WallClockUnchecked, 80),
+    (Bug::RequestForgotten, 60),
 ];
 
 #[test]

@@ -5,7 +5,7 @@ pub(crate) mod history;
 mod progress;
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use probity_core::{State, invariants};
 use probity_proto::v1::peer_message::Message as Peer;
@@ -206,6 +206,14 @@ impl Checks {
             Some(c) => Some(format!("the change {request_id:?} was acknowledged at index {index}, where {:?} was committed", c.request_id)),
             None => Some(format!("the change {request_id:?} was acknowledged at index {index}, where nothing was ever committed")),
         })
+    }
+
+    /// R2: a request that came twice, by whatever way, took effect once: each value is of one request.
+    fn done_twice(&self, state: &State) -> Option<String> {
+        let mut seen = BTreeSet::new();
+        let mut writes = state.audit.iter().filter(|a| a.subject.starts_with("Receiver/key") && !a.after_json.is_empty());
+        let twice = writes.find(|a| !seen.insert((&a.subject, &a.after_json)));
+        twice.map(|a| format!("{} was made {} twice by one request of {}", a.subject, a.after_json, a.actor))
     }
 
     /// A receiver was told.

@@ -106,6 +106,7 @@ impl World {
         let unlinearizable = checks.history.judge();
         let found = [
             ("R2", checks.lost_change()),
+            ("R2", checks.done_twice(state)),
             ("R2", checks.rows.lost(state)),
             ("R2", checks.rows.counted_once(state)),
             ("R4", checks.untold(state)),
