@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::Instant;
 
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
@@ -27,46 +27,41 @@ impl Alarm {
         Ok(Alarm { timer, ready })
     }
 
-    /// Sleeps for so long. One that is dropped before its end is forgotten by the next.
-    pub(crate) async fn sleep(&self, duration: Duration) -> io::Result<()> {
-        // Zero would disarm it.
-        let wait = TimeSpec::from_duration(duration.max(Duration::from_nanos(1)));
-        self.timer.set(Expiration::OneShot(wait), TimerSetTimeFlags::empty())?;
-        loop {
-            let mut ready = self.ready.readable().await?;
-            // The read is what tells an end from the memory of an earlier one.
-            match ready.try_io(|fd| read(fd.get_ref())) {
-                Ok(ended) => return ended,
-                Err(_would_block) => continue,
-            }
+    /// Sleeps until then. One that is dropped before its end is forgotten by the next.
+    pub(crate) async fn sleep_until(&self, end: Instant) -> io::Result<()> {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
         }
+        // Each time that it runs out is an edge, whether or not the one before was read: nothing is read.
+        self.timer.set(Expiration::OneShot(TimeSpec::from_duration(left)), TimerSetTimeFlags::empty())?;
+        while Instant::now() < end {
+            // The clock is what tells an end from the memory of an earlier one.
+            self.ready.readable().await?.clear_ready();
+        }
+        Ok(())
     }
-}
-
-fn read(timer: &OwnedFd) -> io::Result<()> {
-    let mut expirations = [0; 8];
-    nix::unistd::read(timer, &mut expirations)?;
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Instant;
+    use std::time::Duration;
 
     #[tokio::test]
     async fn it_sleeps_as_long_as_it_is_told_and_forgets_what_was_given_up() {
         let alarm = Alarm::new().expect("a timer");
         for us in [0, 1, 300, 5_000] {
-            let start = Instant::now();
-            alarm.sleep(Duration::from_micros(us)).await.expect("sleeps");
-            assert!(start.elapsed() >= Duration::from_micros(us));
+            let end = Instant::now() + Duration::from_micros(us);
+            alarm.sleep_until(end).await.expect("sleeps");
+            assert!(Instant::now() >= end);
         }
         // Given up, unless the machine is so slow that it ended first: then there is nothing to forget.
-        let _ = tokio::time::timeout(Duration::from_millis(1), alarm.sleep(Duration::from_millis(5))).await;
+        let soon = Instant::now() + Duration::from_millis(5);
+        let _ = tokio::time::timeout(Duration::from_millis(1), alarm.sleep_until(soon)).await;
         std::thread::sleep(Duration::from_millis(10));
-        let start = Instant::now();
-        alarm.sleep(Duration::from_millis(30)).await.expect("sleeps");
-        assert!(start.elapsed() >= Duration::from_millis(30), "the one before had ended meanwhile");
+        let end = Instant::now() + Duration::from_millis(30);
+        alarm.sleep_until(end).await.expect("sleeps");
+        assert!(Instant::now() >= end, "the one before had ended meanwhile");
     }
 }

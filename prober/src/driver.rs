@@ -14,7 +14,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::alarm::Alarm;
 use crate::blackbox::{Exporter, Options};
 use crate::config::ProberConfig;
 use crate::disk::Disk;
@@ -35,8 +34,10 @@ const SLEEP_MAX: Duration = Duration::from_millis(500);
 const LINGER: Duration = Duration::from_millis(20);
 /// How long runs are waited for at the end.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two turns: slots that are due within this start together, so that ten thousand in a second are not as many wake-ups.
-const TURN_GAP: Duration = Duration::from_micros(200);
+/// Between two turns that only time asks for, so that ten thousand slots in a second are not as many wake-ups.
+const TURN_GAP: Duration = Duration::from_millis(10);
+/// Slots are handed out so long before they are due: twice the gap, so that one turn may be late by as much and no slot is.
+const AHEAD_US: i64 = 2 * TURN_GAP.as_micros() as i64;
 
 /// The prober cannot start, or cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +107,8 @@ struct Driver {
     doubt: Arc<Notify>,
 }
 
-/// Runs a prober until `stop`; what it owes is on its disk when this returns. Its schedule is kept by a thread of its own, which the
-/// kernel wakes in time however busy the runs keep the others.
+/// Runs a prober until `stop`; what it owes is on its disk when this returns. Its schedule is kept by a thread of its own, which hands out
+/// slots before they are due, however busy the runs keep the others.
 pub async fn run(config: ProberConfig, stop: CancellationToken) -> Result<(), Error> {
     let workers = Handle::current();
     // Whoever drops this wants it to end.
@@ -131,6 +132,7 @@ async fn drive(config: ProberConfig, workers: Handle, stop: CancellationToken) -
         spool_bytes_max: config.spool_bytes_max,
         flush_us: 10_000_000,
         unsteady_flush_us: 200_000,
+        ahead_us: AHEAD_US,
     };
     let mut session = Session::open(db, session_config, start_wall_us as i64)?;
     session.set_spool_age(config.spool_age_max.as_micros() as u64);
@@ -145,7 +147,7 @@ async fn drive(config: ProberConfig, workers: Handle, stop: CancellationToken) -
         session.expect_self_checks();
     }
     let mut driver = Driver {
-        runs: Runs::new(context.clone(), health.clone(), &config.name, workers),
+        runs: Runs::new(context.clone(), health.clone(), &config.name).map_err(Error::Host)?,
         config,
         session,
         clock: Clock::new(0),
@@ -161,7 +163,6 @@ async fn drive(config: ProberConfig, workers: Handle, stop: CancellationToken) -
         health,
         doubt,
     };
-    let alarm = Alarm::new().map_err(Error::Host)?;
     let mut next_heartbeat = tokio::time::Instant::now();
     loop {
         driver.turn().await;
@@ -169,7 +170,7 @@ async fn drive(config: ProberConfig, workers: Handle, stop: CancellationToken) -
         let sleep = driver.sleep().min(next_heartbeat.saturating_duration_since(tokio::time::Instant::now())).max(TURN_GAP);
         tokio::select! {
             () = stop.cancelled() => break,
-            ended = alarm.sleep(sleep) => ended.map_err(Error::Host)?,
+            () = tokio::time::sleep(sleep) => {}
             Some(event) = events.recv() => driver.on_stream(event),
             Some(event) = fault_events.recv() => driver.on_fault(event),
             Some(checked) = checks.recv() => driver.on_self_check(checked),
@@ -272,8 +273,9 @@ impl Driver {
     /// Everything that is due now.
     async fn turn(&mut self) {
         let now = self.now();
-        for slot in self.session.due(now) {
-            self.runs.start(slot, now);
+        let slots = self.session.due(now);
+        if !slots.is_empty() {
+            self.runs.start(slots, now);
         }
         for done in self.runs.ended() {
             if done.run.reason.class() == Class::Bad {

@@ -9,6 +9,7 @@ mod driver;
 mod faults;
 mod health;
 pub mod kinds;
+mod lanes;
 pub mod oneshot;
 pub mod policy;
 mod resolve;

@@ -2,19 +2,23 @@
 //!
 //! An outcome does not wake the driver: it is collected when it wakes anyway, some milliseconds later at most.
 
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use probity_proto::v1::{AssignmentSpec, CheckSpec, FailedAttempt, Reason};
 use probity_session::{RunDone, SlotStart};
-use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::health::Health;
 use crate::kinds::{self, ProbeContext, RunInfo, RunResult};
+use crate::lanes::{Lanes, Timed};
 
 /// Runs at once; a slot that finds no room is missed(overloaded), never late.
 const RUNS_MAX: usize = 4_096;
+/// A slot that its lane is so late for is missed(overloaded): what a busy lane could not start must not come as a burst.
+const PATIENCE_US: u64 = 1_000_000;
 
 /// A run that has ended.
 #[derive(Debug)]
@@ -24,24 +28,35 @@ pub(crate) struct Done {
     pub(crate) run: RunDone,
 }
 
-/// Outcomes that wait for the driver: at most those of the runs that were under way when it last looked.
-type Outcomes = Arc<Mutex<Vec<Done>>>;
+/// What all runs of a prober share.
+#[derive(Debug)]
+struct Shared {
+    context: Arc<ProbeContext>,
+    health: Health,
+    prober: String,
+    /// Outcomes that wait for the driver: at most those of the runs that were under way when it last looked.
+    outcomes: Mutex<Vec<Done>>,
+}
+
+/// A moment by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    at: Instant,
+    cluster_us: i64,
+}
 
 #[derive(Debug)]
 pub(crate) struct Runs {
-    context: Arc<ProbeContext>,
-    health: Health,
-    prober: Arc<str>,
-    /// Where they run.
-    workers: Handle,
+    shared: Arc<Shared>,
+    lanes: Lanes<Start>,
     tasks: TaskTracker,
-    outcomes: Outcomes,
     under_way: usize,
 }
 
 impl Runs {
-    pub(crate) fn new(context: Arc<ProbeContext>, health: Health, prober: &str, workers: Handle) -> Runs {
-        Runs { context, health, prober: prober.into(), workers, tasks: TaskTracker::new(), outcomes: Outcomes::default(), under_way: 0 }
+    pub(crate) fn new(context: Arc<ProbeContext>, health: Health, prober: &str) -> io::Result<Runs> {
+        let shared = Shared { context, health, prober: prober.to_owned(), outcomes: Mutex::default() };
+        Ok(Runs { shared: Arc::new(shared), lanes: Lanes::open()?, tasks: TaskTracker::new(), under_way: 0 })
     }
 
     /// Whether outcomes are still to come.
@@ -49,32 +64,28 @@ impl Runs {
         self.under_way > 0
     }
 
-    /// Starts the run of a slot; `late_us`: how late that is. Without room it is over at once.
-    pub(crate) fn start(&mut self, slot: SlotStart, now_us: i64) {
-        let late_us = now_us.saturating_sub(slot.due_us).max(0) as u64;
-        self.under_way += 1;
-        let report = Report { outcomes: self.outcomes.clone(), assignment: slot.assignment, n: slot.n, run: None };
-        if self.under_way > RUNS_MAX {
-            self.health.count(&slot.spec.check, Reason::Overloaded, 0);
-            return report.send(RunDone { reason: Reason::Overloaded, ..RunDone::default() });
+    /// Has slots run when they are due, of which `now_us` is the time. Those without room are over at once.
+    pub(crate) fn start(&mut self, slots: Vec<SlotStart>, now_us: i64) {
+        let now = Moment { at: Instant::now(), cluster_us: now_us };
+        let mut of_lanes: Vec<Vec<Start>> = (0..self.lanes.count()).map(|_| Vec::new()).collect();
+        for slot in slots {
+            self.under_way += 1;
+            let report = Report { shared: self.shared.clone(), assignment: slot.assignment, n: slot.n, run: None };
+            let start = Start { slot, now, report, _tracked: self.tasks.token() };
+            if self.under_way > RUNS_MAX {
+                start.overloaded();
+            } else {
+                of_lanes[self.lanes.of(start.slot.due_us)].push(start);
+            }
         }
-        // What the scheduler adds until the task runs is lag too.
-        let queued = Instant::now();
-        let (context, health, prober) = (self.context.clone(), self.health.clone(), self.prober.clone());
-        let work = async move {
-            let waited_us = queued.elapsed().as_micros() as u64;
-            let times = (now_us + waited_us as i64, late_us + waited_us);
-            let run = run(&context, &slot.spec, &prober, slot.n, times).await;
-            health.count(&slot.spec.check, run.reason, run.duration_us);
-            health.started(run.lag_us, run.failed_attempts.len());
-            report.send(run);
-        };
-        self.tasks.spawn_on(work, &self.workers);
+        for (lane, batch) in of_lanes.into_iter().enumerate().filter(|(_, batch)| !batch.is_empty()) {
+            self.lanes.give(lane, batch).into_iter().for_each(Start::overloaded);
+        }
     }
 
     /// What has ended since.
     pub(crate) fn ended(&mut self) -> Vec<Done> {
-        let ended = std::mem::take(&mut *self.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
+        let ended = std::mem::take(&mut *self.shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner));
         self.under_way -= ended.len();
         ended
     }
@@ -83,6 +94,60 @@ impl Runs {
     pub(crate) async fn wait(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+/// A slot on its way to its run.
+#[derive(Debug)]
+struct Start {
+    slot: SlotStart,
+    /// When it was handed out.
+    now: Moment,
+    report: Report,
+    _tracked: TaskTrackerToken,
+}
+
+impl Start {
+    fn overloaded(self) {
+        self.missed(Reason::Overloaded, String::new());
+    }
+
+    fn missed(self, reason: Reason, message: String) {
+        if let Ok(spec) = self.slot.spec() {
+            self.report.shared.health.count(&spec.check, reason, 0);
+        }
+        self.report.send(RunDone { reason, message, ..RunDone::default() });
+    }
+
+    /// Its start in cluster time, and how late that is.
+    fn times(&self) -> (i64, u64) {
+        let now_us = self.now.cluster_us + self.now.at.elapsed().as_micros() as i64;
+        (now_us, now_us.saturating_sub(self.slot.due_us).max(0) as u64)
+    }
+}
+
+impl Timed for Start {
+    fn at(&self) -> Instant {
+        self.now.at + Duration::from_micros(self.slot.due_us.saturating_sub(self.now.cluster_us).max(0) as u64)
+    }
+
+    fn start(self) {
+        tokio::spawn(async move {
+            // What the lane adds until it comes to this is lag too.
+            let times = self.times();
+            if times.1 > PATIENCE_US {
+                return self.overloaded();
+            }
+            let spec = match self.slot.spec() {
+                Ok(spec) => spec,
+                Err(e) => return self.missed(Reason::ProberError, format!("the assignment cannot be read: {e}")),
+            };
+            let shared = &self.report.shared;
+            let run = run(&shared.context, &spec, &shared.prober, self.slot.n, times).await;
+            shared.health.count(&spec.check, run.reason, run.duration_us);
+            shared.health.started(run.lag_us, run.failed_attempts.len());
+            self.report.send(run);
+        });
     }
 }
 
@@ -109,8 +174,9 @@ fn failed_attempt(attempt: RunResult) -> FailedAttempt {
 }
 
 /// A run's promise that its slot gets an outcome, even from a run that panics.
+#[derive(Debug)]
 struct Report {
-    outcomes: Outcomes,
+    shared: Arc<Shared>,
     assignment: u64,
     n: u64,
     run: Option<RunDone>,
@@ -126,6 +192,6 @@ impl Drop for Report {
     fn drop(&mut self) {
         let run = self.run.take().unwrap_or_else(|| RunDone { reason: Reason::ProberError, ..RunDone::default() });
         let done = Done { assignment: self.assignment, n: self.n, run };
-        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
+        self.shared.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(done);
     }
 }

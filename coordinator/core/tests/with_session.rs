@@ -238,6 +238,7 @@ impl Net {
             spool_bytes_max: SPOOL_BYTES,
             flush_us: 3_000_000,
             unsteady_flush_us: 200_000,
+            ahead_us: 0,
         };
         let db = redb::Database::builder().create_with_backend(host.disk.clone()).expect("opens");
         host.session = Some(Session::open(db, config, now).expect("opens"));

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use probity_proto::v1::*;
+use prost::{DecodeError, Message};
 
 use agenda::Agenda;
 pub use clock::Clock;
@@ -48,19 +49,27 @@ pub struct Config {
     pub flush_us: u64,
     /// An unsteady pair's rows are sent this soon.
     pub unsteady_flush_us: u64,
+    /// Slots are handed out so long before they are due: whoever runs them keeps the time of each, and is not told of them one by one.
+    pub ahead_us: i64,
 }
 
-/// A slot whose run should start now.
+/// A slot whose run should start when it is due, which is now or soon.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SlotStart {
     /// Its assignment.
     pub assignment: u64,
     /// Its number.
     pub n: u64,
-    /// When it was due.
+    /// When it is due.
     pub due_us: i64,
+    packed: Packed,
+}
+
+impl SlotStart {
     /// What to run.
-    pub spec: Arc<AssignmentSpec>,
+    pub fn spec(&self) -> Result<AssignmentSpec, DecodeError> {
+        AssignmentSpec::decode(&*self.packed)
+    }
 }
 
 /// A finished run.
@@ -278,13 +287,15 @@ impl Session {
         self.rows.set(id, &mut running.row_at, row);
     }
 
-    /// The runs to start now. What was overslept is missed, never run late in a burst; an n is never run twice.
+    /// The runs to start now or soon. What was overslept is missed, never run late in a burst; an n is never run twice.
     pub fn due(&mut self, now_us: i64) -> Vec<SlotStart> {
         let mut starts = Vec::new();
-        let due: Vec<u64> = self.slots.due(now_us).collect();
+        let due: Vec<u64> = self.slots.due(now_us.saturating_add(self.config.ahead_us)).collect();
         for id in due {
             if let Some(running) = self.assignments.get_mut(&id) {
-                running.start(now_us, &mut starts);
+                // As if asked when the slot is due: one that is to come makes none overslept that is due now.
+                let at_us = running.slot_at.map_or(now_us, |due| due.max(now_us));
+                running.start(at_us, &mut starts);
             }
             self.plan(id);
         }
@@ -442,7 +453,8 @@ impl Session {
 
     /// When something is to do next.
     pub fn next_wakeup(&self) -> Option<i64> {
-        self.slots.first().into_iter().chain(self.rows.first()).min()
+        let slot = self.slots.first().map(|due| due.saturating_sub(self.config.ahead_us));
+        slot.into_iter().chain(self.rows.first()).min()
     }
 }
 

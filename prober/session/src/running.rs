@@ -48,8 +48,8 @@ pub(crate) struct Running {
     /// Slots due at or after this are not planned.
     until_us: i64,
     thresholds_us: Box<[u64]>,
-    /// The whole of it. It is decoded when a run begins, in about a microsecond, and not kept so: of a hundred thousand probes nearly all
-    /// wait, and decoded each is six times its size.
+    /// The whole of it. It is decoded when a run begins and not kept so: of a hundred thousand probes nearly all wait, and decoded each is
+    /// six times its size.
     packed: Packed,
     /// The slot that it begins with.
     first_n: u64,
@@ -113,7 +113,7 @@ impl Running {
         doubted.into_iter().chain(self.row.due_at(flush_us, unsteady_flush_us)).min()
     }
 
-    /// Starts what is due; what was overslept is missed.
+    /// Starts what is due at a time; what was overslept then is missed.
     pub(crate) fn start(&mut self, now_us: i64, starts: &mut Vec<SlotStart>) {
         let (schedule, until) = (self.schedule, self.until_us);
         let (not_before, why) = self.not_before;
@@ -125,9 +125,7 @@ impl Running {
         if self.next_n < after {
             let n = self.next_n;
             self.next_n += 1;
-            // These bytes were encoded here: they are an assignment.
-            let spec = Arc::new(AssignmentSpec::decode(&*self.packed).unwrap_or_default());
-            starts.push(SlotStart { assignment: self.id, n, due_us: schedule.due(n), spec });
+            starts.push(SlotStart { assignment: self.id, n, due_us: schedule.due(n), packed: self.packed.clone() });
         }
         if !self.finished.is_empty() {
             self.collect(now_us);

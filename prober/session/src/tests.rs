@@ -5,8 +5,13 @@ use redb::backends::InMemoryBackend;
 const SECOND: i64 = 1_000_000;
 
 fn open_at(now_us: i64) -> Session {
+    open_ahead(now_us, 0)
+}
+
+fn open_ahead(now_us: i64, ahead_us: i64) -> Session {
     let db = redb::Database::builder().create_with_backend(InMemoryBackend::new()).expect("in memory");
-    let config = Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000 };
+    let config =
+        Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000, ahead_us };
     Session::open(db, config, now_us).expect("opens")
 }
 
@@ -111,6 +116,26 @@ fn a_pause_of_many_checks_is_no_burst_either() {
 }
 
 #[test]
+fn slots_are_handed_out_ahead_and_one_to_come_makes_none_overslept() {
+    let mut session = open_ahead(100 * SECOND, 150_000);
+    let fast = AssignmentSpec { interval_us: 100_000, next_n: 1_010, ..assignment(1, 101) };
+    session.on_desired(desired(vec![fast]), 100 * SECOND);
+    assert!(session.due(101 * SECOND - 150_001).is_empty());
+    assert_eq!(session.next_wakeup(), Some(101 * SECOND - 150_000));
+    // Late by 50 ms, when the next one is to come in 50 ms.
+    let slots = session.due(101 * SECOND + 50_000);
+    assert_eq!(slots.iter().map(|s| (s.n, s.due_us)).collect::<Vec<_>>(), [(1_010, 101 * SECOND)]);
+    let slots = session.due(101 * SECOND + 50_000);
+    assert_eq!(slots.iter().map(|s| (s.n, s.due_us)).collect::<Vec<_>>(), [(1_011, 101 * SECOND + 100_000)], "handed out, not overslept");
+    assert_eq!(slots[0].spec().expect("an assignment").check, "default/c");
+    session.on_run_done(1, 1_011, RunDone::default(), 102 * SECOND);
+    session.on_run_done(1, 1_010, RunDone::default(), 102 * SECOND);
+    session.close_everything(102 * SECOND);
+    session.commit().expect("stored");
+    assert_eq!(outcomes(&session.rows_to_send()), [(1_010, 2, Reason::Good)]);
+}
+
+#[test]
 fn an_assignment_that_ended_before_it_was_heard_of_is_owned_up_to() {
     let mut session = open_at(100 * SECOND);
     session.on_desired(desired(vec![AssignmentSpec { until_us: 102 * SECOND, ..assignment(1, 101) }]), 105 * SECOND);
@@ -145,7 +170,7 @@ fn what_is_under_way_to_the_disk_of_another_cluster_is_not_taken_for_the_new_one
 fn a_crash_before_a_write_forgets_as_if_it_had_not_been() {
     let dir = tempfile::tempdir().expect("a directory");
     let db = || redb::Database::create(dir.path().join("p.redb")).expect("opens");
-    let config = || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1 };
+    let config = || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1, ahead_us: 0 };
     let mut session = Session::open(db(), config(), 100 * SECOND).expect("opens");
     session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND);
     run(&mut session, 101, 103, Reason::Good);
@@ -168,7 +193,8 @@ fn a_crash_before_a_write_forgets_as_if_it_had_not_been() {
 fn a_restart_goes_on_where_rows_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("p.redb");
-    let config = |id: &str| Config { prober: "p".to_owned(), new_spool_id: id.to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1 };
+    let config =
+        |id: &str| Config { prober: "p".to_owned(), new_spool_id: id.to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1, ahead_us: 0 };
     let mut session = Session::open(redb::Database::create(&path).expect("creates"), config("s1"), 100 * SECOND).expect("opens");
     session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND);
     session.commit().expect("stored");
@@ -238,7 +264,14 @@ fn faults_obey_fence_end_and_halt() {
 
 /// A session on a disk that outlives it.
 fn open_on(path: &std::path::Path) -> Session {
-    let config = Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000 };
+    let config = Config {
+        prober: "p".to_owned(),
+        new_spool_id: "s1".to_owned(),
+        spool_bytes_max: 1 << 20,
+        flush_us: 10_000_000,
+        unsteady_flush_us: 200_000,
+        ahead_us: 0,
+    };
     Session::open(redb::Database::create(path).expect("a file"), config, 0).expect("opens")
 }
 
@@ -306,7 +339,7 @@ fn a_change_adds_to_the_revision_that_is_followed() {
 fn a_restart_follows_the_revision_on_its_disk() {
     let dir = tempfile::tempdir().expect("a directory");
     let db = || redb::Database::create(dir.path().join("p.redb")).expect("opens");
-    let config = || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1 };
+    let config = || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 1, unsteady_flush_us: 1, ahead_us: 0 };
     let mut session = Session::open(db(), config(), 100 * SECOND).expect("opens");
     session.on_welcome("c1");
     session.commit().expect("stored");
@@ -441,8 +474,14 @@ fn what_grows_too_old_is_dropped_with_its_size() {
 fn a_crash_after_a_change_owns_up_to_the_open_row() {
     let dir = tempfile::tempdir().expect("a directory");
     let db = || redb::Database::create(dir.path().join("p.redb")).expect("opens");
-    let config =
-        || Config { prober: "p".to_owned(), new_spool_id: "s1".to_owned(), spool_bytes_max: 1 << 20, flush_us: 10_000_000, unsteady_flush_us: 200_000 };
+    let config = || Config {
+        prober: "p".to_owned(),
+        new_spool_id: "s1".to_owned(),
+        spool_bytes_max: 1 << 20,
+        flush_us: 10_000_000,
+        unsteady_flush_us: 200_000,
+        ahead_us: 0,
+    };
     let mut session = Session::open(db(), config(), 100 * SECOND).expect("opens");
     session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND);
     session.commit().expect("stored");

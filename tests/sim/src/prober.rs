@@ -14,6 +14,8 @@ use crate::world::{Event, Phase, World};
 
 /// The longest sleep.
 const SLEEP_MAX_US: u64 = 500_000;
+/// So long before they are due slots are handed out.
+const AHEAD_US: i64 = 20_000;
 /// How often an active fault is looked at.
 const LOOK_US: u64 = 50_000;
 /// How long what is written is under way to the disk.
@@ -104,6 +106,7 @@ impl World {
             spool_bytes_max: 64 << 20,
             flush_us: 10_000_000,
             unsteady_flush_us: 200_000,
+            ahead_us: AHEAD_US,
         };
         let opened = prober.disk.open().map_err(|e| e.to_string()).and_then(|db| Session::open(db, config, wall).map_err(|e| format!("{e:?}")));
         let session = match opened {
@@ -331,9 +334,10 @@ impl World {
             (false, false) if self.rng.probes.percent(50) => (Reason::ConnectTimeout, 1_000_000),
             (false, false) => (Reason::ConnectRefused, self.rng.probes.skewed(200, 5_000)),
         };
-        let run = RunDone { reason, started_at_us: cluster, duration_us: took, ..RunDone::default() };
+        let wait = (slot.due_us - cluster).max(0);
+        let run = RunDone { reason, started_at_us: cluster + wait, duration_us: took, ..RunDone::default() };
         let life = prober.life;
-        self.after(took, Event::Ran { p, life, assignment: slot.assignment, n: slot.n, run: Box::new(run) });
+        self.after(wait as u64 + took, Event::Ran { p, life, assignment: slot.assignment, n: slot.n, run: Box::new(run) });
     }
 
     pub(crate) fn prober_ran(&mut self, p: usize, life: u64, assignment: u64, n: u64, run: RunDone) {

@@ -115,11 +115,14 @@ async fn follow(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, c
     let mut draft = Draft::new(attempt, shared, step, captures).await?;
     let mut seen: Vec<(Method, String)> = Vec::new();
     let mut first_host: Option<String> = None;
-    let elsewhere = of_another_host(shared.tls);
+    let mut elsewhere: Option<TlsOptions> = None;
     loop {
         let uri: Uri = url.parse().map_err(|_| Failure::new(Reason::ProtocolError, format!("{url:?} is no URL")))?;
-        let host = uri.host().unwrap_or_default().to_ascii_lowercase();
-        let shared = if *first_host.get_or_insert_with(|| host.clone()) == host { shared } else { Shared { tls: &elsewhere, ..shared } };
+        let host = uri.host().unwrap_or_default();
+        let shared = match &first_host {
+            Some(first) if !first.eq_ignore_ascii_case(host) => Shared { tls: elsewhere.get_or_insert_with(|| of_another_host(shared.tls)), ..shared },
+            _ => shared,
+        };
         let answer = connect::exchange(attempt, shared, &uri, &mut draft, Some(step)).await?;
         let location = answer.headers.get(header::LOCATION).and_then(|l| l.to_str().ok());
         let Some(location) = location.filter(|_| answer.status.is_redirection() && step.follow_redirects > 0) else {
@@ -130,6 +133,7 @@ async fn follow(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, c
             return Err(Failure::new(Reason::RedirectLimit, format!("more than {} redirects", step.follow_redirects)));
         }
         let next = absolute(&uri, location).ok_or_else(|| Failure::new(Reason::ProtocolError, format!("redirect to {location:?}, which is no URL")))?;
+        first_host.get_or_insert_with(|| host.to_owned());
         seen.push((draft.method.clone(), url));
         draft.redirected(answer.status, &uri, &next);
         if seen.iter().any(|(method, earlier)| *method == draft.method && *earlier == next) {
