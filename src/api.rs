@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use probity_rpc::client::{Operator, cause, untrusted};
+use probity_rpc::client::{AddressError, Operator, cause, channel, untrusted};
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::{ReadReply, ReadRequest};
 use serde_json::Value;
@@ -27,6 +27,12 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(settings: &Settings) -> Result<Self, Fail> {
         let tls = settings.tls_dir.as_ref().map(TlsFiles::new);
+        // What can never be dialled is the command line's mistake; files that are of no use are told by the call.
+        for server in &settings.server {
+            if let Err(e @ (AddressError::Invalid(_) | AddressError::PlainText(_))) = channel(server, tls.as_ref()) {
+                return Err(Fail::of(exit::MISUSE, &e));
+            }
+        }
         let mut operator = Operator::new(settings.server.clone(), tls, PATIENCE);
         if let Some(token) = &settings.token {
             operator = operator.with_token(token).map_err(Fail::misuse)?;

@@ -4,6 +4,7 @@ mod api;
 mod args;
 mod cmd;
 mod output;
+mod renewal;
 mod settings;
 
 use std::process::ExitCode;

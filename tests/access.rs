@@ -298,10 +298,11 @@ fn strangers_are_told_in_one_line() {
     let bob = Client { server: cluster.grpc.clone(), tls_dir: Some(cluster.path("bob")) };
     assert_eq!(bob.run(&["get", "probes"]).code, 0);
     assert_eq!(bob.run(&["halt"]).code, 1);
-    // A certificate whose time is over says so before anybody is asked.
+    // A certificate whose time is over, because nobody used it, says so before anybody is asked.
     let token = cluster.token("brief", &["--client", "ann=viewer", "--lifetime", "10s"]);
     assert_eq!(cluster.enrol(&token, "ann").code, 0);
     let ann = Client { server: cluster.grpc.clone(), tls_dir: Some(cluster.path("ann")) };
+    std::thread::sleep(std::time::Duration::from_secs(11));
     let said = wait_for("the certificate's end", || Some(ann.run(&["status"])).filter(|said| said.code != 0));
     assert!(error_line(&said).contains("the certificate of \"ann\"") && said.err.contains("has expired at 20"), "{said:?}");
 
@@ -505,6 +506,36 @@ fn files_of_ones_own_authority_are_read_again_when_they_change() {
     std::fs::remove_file(tls.join("issuer.key")).expect("gone");
     let said = cluster.admin.run(&["ca", "token", "--prober", "e7"]);
     assert!(error_line(&said).contains("coordinator c1 has no issuing certificate"), "{said:?}");
+    // And to whoever looks, until it has one again.
+    let admin = &cluster.admin;
+    let why = |s: &serde_json::Value| s["degraded"].as_array().is_some_and(|d| d.iter().any(|r| r.as_str().is_some_and(|r| r.contains("cannot issue"))));
+    admin.wait_json("a word of it", &["status"], why);
+    let listed = admin.run(&["cluster", "status"]);
+    assert!(listed.out.contains("cannot issue certificates while it leads"), "{listed:?}");
+    std::fs::copy(fresh.join("issuer.key"), tls.join("issuer.key")).expect("a copy");
+    admin.wait_json("the end of it", &["status"], |s| !why(s));
+    let events = admin.run(&["events", "--for", "Member/c1"]);
+    assert!(events.out.contains("can issue certificates again"), "{events:?}");
+}
+
+#[test]
+fn a_persons_certificate_renews_itself_with_use() {
+    let cluster = Cluster::start();
+    let token = cluster.token("t", &["--client", "ann=viewer", "--lifetime", "30s"]);
+    assert_eq!(cluster.enrol(&token, "ann").code, 0);
+    let dir = cluster.path("ann");
+    let ann = Client { server: cluster.grpc.clone(), tls_dir: Some(dir.clone()) };
+    let (first, ca) = (serial(&dir), std::fs::read(dir.join("ca.crt")).expect("a file"));
+    let said = ann.run(&["get", "probes", "-o", "json"]);
+    assert!(said.code == 0 && said.err.is_empty() && serial(&dir) == first, "not before it is time: {said:?}");
+    let said = wait_for("the renewal", || Some(ann.run(&["get", "probes", "-o", "json"])).filter(|_| serial(&dir) != first));
+    assert!(said.code == 0 && said.err.contains("the certificate of ann was renewed: it is valid until 20"), "{said:?}");
+    assert!(serde_json::from_str::<serde_json::Value>(&said.out).is_ok(), "what a program reads stays as it is: {said:?}");
+    assert_eq!(std::fs::read(dir.join("ca.crt")).expect("a file"), ca);
+    let said = ann.run(&["get", "probes"]);
+    assert!(said.code == 0 && said.err.is_empty(), "{said:?}");
+    let audit = cluster.admin.run(&["audit", "--for", "Certificate/ann"]);
+    assert!(audit.out.contains("renew"), "{audit:?}");
 }
 
 /// The certificate that the gRPC port shows, by what a handshake in plain sight has of it.

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use probity_proto::v1::{BackupHeader, BackupPart, MemberRecord};
@@ -68,7 +69,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins `path`, which must not exist.
+    /// Begins `path`, which must not exist; it is for its owner alone, since it holds all that the cluster knows.
     pub fn create(path: &Path) -> Result<Writer, FileError> {
         if path.exists() {
             return Err(FileError::Exists(path.to_owned()));
@@ -77,7 +78,7 @@ impl Writer {
         name.push(".partial");
         let partial = path.with_file_name(name);
         let io = |source| FileError::Io { path: partial.clone(), source };
-        let mut file = BufWriter::new(OpenOptions::new().write(true).create(true).truncate(true).open(&partial).map_err(io)?);
+        let mut file = BufWriter::new(OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial).map_err(io)?);
         file.write_all(MAGIC).map_err(|source| FileError::Io { path: partial.clone(), source })?;
         Ok(Writer { path: path.to_owned(), partial, file, checked: Checked::default(), bytes: MAGIC.len() as u64 })
     }
@@ -168,7 +169,7 @@ pub fn restore(path: &Path, config: &CoordinatorConfig) -> Result<Restored, File
         http_address: config.http.to_string(),
         software_version: env!("CARGO_PKG_VERSION").to_owned(),
         max_command_version: crate::start::command_version(),
-        replaces: 0,
+        ..MemberRecord::default()
     };
     let cluster_id = format!("{:016x}", rand::random::<u64>());
     // Under its name only when it is whole: a restore that was cut short leaves no store that would start.

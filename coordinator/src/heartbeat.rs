@@ -30,7 +30,7 @@ pub(crate) async fn run(node: Node, config: HeartbeatConfig, secrets: Secrets, s
                 continue;
             }
         };
-        if let Err(e) = client.post(url.trim()).send().await {
+        if let Err(e) = client.post(url.trim()).send().await.and_then(reqwest::Response::error_for_status) {
             tracing::warn!(error = %e.without_url(), "heartbeat not delivered");
         }
     }

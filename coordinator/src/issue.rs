@@ -26,6 +26,8 @@ use crate::operator::{OperatorService, status};
 const ENROL_VALID_MAX: Duration = Duration::from_secs(7 * 86_400);
 /// A reader's for a bit more than a year.
 const READ_VALID_MAX: Duration = Duration::from_secs(400 * 86_400);
+/// So long before the end of an issuing certificate it is time to sign another: it takes a person with the root key.
+const ISSUER_ENDS_SOON: Duration = Duration::from_secs(7 * 86_400);
 /// Roles of one token, hosts of one certificate.
 const LIST_MAX: usize = 16;
 
@@ -126,6 +128,27 @@ impl AccessService {
             name: subject.name.clone(),
             grants: subject.grants.iter().map(ToString::to_string).collect(),
         })
+    }
+}
+
+/// Why a coordinator could issue nothing if it led, and what mends it; empty: it can, or was never given the means (certificates of another authority).
+pub(crate) fn cannot_issue(files: Option<&TlsFiles>, name: &str) -> String {
+    let Some(files) = files else { return String::new() };
+    let dir = files.dir.display();
+    let sign = format!("`probity ca sign --name {name} --csr {dir}/issuer.csr --out {dir}/issuer.crt`, where the root key is");
+    let read = |file: &str| std::fs::read_to_string(files.path(file));
+    let (certificate, key) = match (read("issuer.crt"), read("issuer.key")) {
+        (Ok(certificate), Ok(key)) => (certificate, key),
+        (Ok(_), Err(e)) => return format!("cannot issue certificates while it leads: {dir}/issuer.key, which belongs to issuer.crt: {e}"),
+        (Err(_), Err(_)) if !files.path("issuer.csr").exists() => return String::new(),
+        (Err(_), _) => return format!("cannot issue certificates while it leads: its request is not signed ({sign})"),
+    };
+    match Authority::load(&certificate, &key) {
+        Err(e) => format!("cannot issue certificates while it leads: {}", describe(&e)),
+        Ok(authority) if authority.not_after_s() < jiff::Timestamp::now().as_second() + ISSUER_ENDS_SOON.as_secs() as i64 => {
+            format!("can issue certificates until {} only: it needs another issuer.crt ({sign})", probity_rpc::tls::written(authority.not_after_s()))
+        }
+        Ok(_) => String::new(),
     }
 }
 
@@ -286,6 +309,28 @@ mod tests {
         }
         assert!(read("edge-1", "serial").is_err_and(|m| m.contains("is no serial number")));
         assert!(read("e1", "prober").is_err_and(|m| m.contains("is no kind")));
+    }
+
+    #[test]
+    fn who_cannot_issue_says_why_and_what_mends_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = TlsFiles::new(dir.path());
+        let said = || cannot_issue(Some(&files), "c4");
+        assert_eq!((said(), cannot_issue(None, "c4")), (String::new(), String::new()), "it was never given the means");
+        let put = |name: &str, text: &str| std::fs::write(files.path(name), text).expect("a file");
+        let (root_pem, root_key) = Authority::root(LIFETIME_MAX).expect("a root");
+        let root = Authority::load(&root_pem, &root_key).expect("the root");
+        let request = probity_rpc::pki::request("c4").expect("a request");
+        let signed = |lifetime| root.intermediate(Checked::read(&request.csr_pem).expect("a request"), "c4", &[], lifetime).expect("signed").chain_pem;
+        put("issuer.csr", &request.csr_pem);
+        put("issuer.key", &request.key_pem);
+        assert!(said().contains("its request is not signed (`probity ca sign --name c4 --csr "), "{}", said());
+        put("issuer.crt", &signed(LIFETIME_MAX));
+        assert_eq!(said(), "");
+        put("issuer.crt", &signed(ISSUER_ENDS_SOON / 2));
+        assert!(said().starts_with("can issue certificates until ") && said().contains("probity ca sign"), "{}", said());
+        std::fs::remove_file(files.path("issuer.key")).expect("gone");
+        assert!(said().contains("issuer.key, which belongs to issuer.crt"), "{}", said());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use crate::gate::Admitted;
+use crate::issue;
 use crate::node::{Node, ProposeError};
 use crate::operator::{OperatorService, status};
 use crate::peer::identify;
@@ -27,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const CALL: Duration = Duration::from_secs(3);
 /// A leader that was asked to hand over waits this long for the new one.
 const HANDED_OVER: Duration = Duration::from_secs(3);
+
+/// What a member says of itself is looked at again after this.
+const TOLD_AGAIN: Duration = Duration::from_secs(5);
 
 /// A change of voters is over within this, while a quorum answers.
 const SETTLED: Duration = Duration::from_secs(10);
@@ -116,6 +120,7 @@ impl OperatorService {
             software_version: found.software_version.clone(),
             max_command_version: found.max_command_version,
             replaces: replaced.as_ref().map_or(0, |m| m.id),
+            ..MemberRecord::default()
         };
         let is_new = !group.voters.contains(&found.id) && !group.learners.contains(&found.id);
         if is_new {
@@ -337,15 +342,17 @@ pub(crate) async fn keep_own_record(node: Node, own: MemberRecord, tls: Option<T
     let mut leadership = node.leadership();
     loop {
         let leader = leadership.borrow_and_update().clone();
+        // As its files are now: a signed issuer.crt needs no restart.
+        let own = MemberRecord { cannot_issue: issue::cannot_issue(tls.as_ref(), &own.name), ..own.clone() };
         let told = if leader.leading {
-            put_record(&node, own.clone()).await.is_ok()
+            put_record(&node, own).await.is_ok()
         } else {
             match leader.leader {
                 Some(id) if id != own.id => announce(&node, &own, id, tls.as_ref()).await,
                 _ => true,
             }
         };
-        let again = if told { Duration::from_secs(60) } else { Duration::from_secs(1) };
+        let again = if told { TOLD_AGAIN } else { Duration::from_secs(1) };
         tokio::select! {
             () = stop.cancelled() => return,
             end = leadership.changed() => if end.is_err() { return },

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::time::Duration;
 
-use probity_core::{COMMAND_VERSION, State, admission, resource_key};
+use probity_core::{COMMAND_VERSION, State, admission, checks, placement, resource_key};
+use probity_proto::lower;
 use probity_proto::resources::{self, ParsedResource, Problem};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::resource::Spec;
@@ -12,6 +13,7 @@ use probity_proto::v1::*;
 use probity_rpc::refusal::Refusal;
 use probity_rpc::v1::operator_server::Operator;
 use probity_rpc::v1::*;
+use prost::Message;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -111,7 +113,21 @@ struct Checked {
     deletes: Vec<ResourceKey>,
     problems: Vec<Problem>,
     changes: Vec<AppliedChange>,
+    /// Of each of `puts`: the document that there is, where it will change and the difference is wanted.
+    old: Vec<Option<String>>,
     notes: Vec<String>,
+}
+
+impl Checked {
+    /// Adds the differences: not where the state is read, which waits for nobody.
+    fn with_diffs(mut self) -> Checked {
+        for ((change, new), old) in self.changes.iter_mut().zip(&self.puts).zip(self.old.drain(..)) {
+            if let (Some(old), Some(key)) = (old, &change.key) {
+                change.diff = view::diff(key, &old, &new.document_json);
+            }
+        }
+        self
+    }
 }
 
 fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Checked {
@@ -148,13 +164,16 @@ fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Ch
             },
         });
     }
-    let mut changes: Vec<AppliedChange> = puts.iter().map(|new| would_change(state, new, request.diff)).collect();
+    let mut changes: Vec<AppliedChange> = puts.iter().map(|new| would_change(state, new)).collect();
+    let document = |r: &Resource| state.resources.get(&resource_key(&r.kind, &r.namespace, &r.name)).map_or(String::new(), |old| old.document_json.clone());
+    let shown = |(change, new): (&AppliedChange, &Resource)| (request.diff && change.action != "unchanged").then(|| document(new));
+    let old = changes.iter().zip(&puts).map(shown).collect();
     changes.extend(deletes.iter().map(|key| AppliedChange { key: Some(key.clone()), action: "deleted".to_owned(), ..AppliedChange::default() }));
     let notes = puts.iter().filter_map(|r| note(state, r, &puts)).collect();
-    Checked { base_revision: state.meta().resource_revision, puts, deletes, problems, changes, notes }
+    Checked { base_revision: state.meta().resource_revision, puts, deletes, problems, changes, old, notes }
 }
 
-fn would_change(state: &State, new: &Resource, diff: bool) -> AppliedChange {
+fn would_change(state: &State, new: &Resource) -> AppliedChange {
     let old = state.resources.get(&resource_key(&new.kind, &new.namespace, &new.name));
     let (action, generation) = match old {
         None => ("created", 1),
@@ -162,13 +181,16 @@ fn would_change(state: &State, new: &Resource, diff: bool) -> AppliedChange {
         Some(old) => ("configured", old.generation + u64::from(old.spec != new.spec)),
     };
     let key = ResourceKey { kind: new.kind.clone(), namespace: new.namespace.clone(), name: new.name.clone() };
-    let diff = if diff && action != "unchanged" { view::diff(&key, old.map_or("", |o| &o.document_json), &new.document_json) } else { String::new() };
-    AppliedChange { key: Some(key), action: action.to_owned(), generation, diff }
+    AppliedChange { key: Some(key), action: action.to_owned(), generation, diff: String::new() }
 }
 
 /// What is said when it is applied: what an SLO can do, and that nobody would run a probe.
 fn note(state: &State, resource: &Resource, puts: &[Resource]) -> Option<String> {
-    let Some(Spec::Slo(slo)) = &resource.spec else { return None };
+    let slo = match &resource.spec {
+        Some(Spec::Slo(slo)) => slo,
+        Some(Spec::Probe(probe)) => return nobody_runs(state, probe).map(|why| format!("probe {}: nobody runs it yet: {why}", resource.name)),
+        _ => return None,
+    };
     if slo.no_alerts {
         return Some(format!("SLO {}: no alerts, as asked", resource.name));
     }
@@ -180,6 +202,14 @@ fn note(state: &State, resource: &Resource, puts: &[Resource]) -> Option<String>
     let first = policy.rules.first()?;
     let outage = probity_core::slo::theory::full_outage_us(slo.target_ppm, first);
     Some(format!("SLO {}: a full outage fires {} after {}", resource.name, first.name, probity_proto::units::format_duration(outage / 100_000 * 100_000)))
+}
+
+/// Why nobody would run one of a probe's targets: of the first for which that is so.
+fn nobody_runs(state: &State, probe: &ProbeSpec) -> Option<String> {
+    let placed = |target: &Target| checks::placement_of(probe, &lower::check_spec(probe, target)?, target);
+    // Many targets have few placements among them.
+    let distinct: BTreeSet<Vec<u8>> = probe.targets.iter().filter_map(|t| placed(t).ok()).map(|p| p.encode_to_vec()).collect();
+    distinct.iter().filter_map(|p| Placement::decode(p.as_slice()).ok()).find_map(|p| placement::why_nobody(state, &p))
 }
 
 fn problem_message(p: &Problem) -> ProblemMessage {
@@ -209,6 +239,9 @@ impl Operator for OperatorService {
             let mut problems = parsed.problems.clone();
             problems.append(&mut checked.problems);
             if !problems.is_empty() || asked.dry_run {
+                if problems.is_empty() && asked.diff {
+                    checked = tokio::task::spawn_blocking(move || checked.with_diffs()).await.map_err(|e| Status::internal(e.to_string()))?;
+                }
                 let changes = if problems.is_empty() { checked.changes } else { Vec::new() };
                 return Ok(Response::new(ApplyReply { changes, problems: problems.iter().map(problem_message).collect(), notes: checked.notes }));
             }

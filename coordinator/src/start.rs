@@ -35,7 +35,7 @@ use crate::effects::Effects;
 use crate::fleet::{FleetMemory, FleetService};
 use crate::forward::Forward;
 use crate::gate::{Admitted, Gate, GateLayer};
-use crate::issue::AccessService;
+use crate::issue::{AccessService, cannot_issue};
 use crate::listen::{Connections, ServerTls};
 use crate::node::{Leadership, Node, ProposeError, REQUESTS, Shared};
 use crate::openid::OpenId;
@@ -172,8 +172,9 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     let (tls, http_tls) = match &config.tls {
         Some(files) => {
             files.own_as(Role::Coordinator, &config.name)?;
-            if files.path("issuer.csr").exists() && !files.path("issuer.crt").exists() {
-                tracing::warn!(dir = %files.dir.display(), "this coordinator cannot issue certificates while it leads: issuer.csr is not signed yet (`probity ca sign`)");
+            let cannot = cannot_issue(Some(files), &config.name);
+            if !cannot.is_empty() {
+                tracing::warn!("this coordinator {cannot}");
             }
             (Some(ServerTls::load(files.clone(), &["h2"])?), Some(ServerTls::load(files.clone(), &["http/1.1"])?))
         }

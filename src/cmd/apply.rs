@@ -67,7 +67,7 @@ fn read_file(path: &Path) -> Result<SourceFile, Fail> {
 }
 
 /// `key=value,key2=value2`
-fn selector(text: &str) -> Result<BTreeMap<String, String>, Fail> {
+pub(super) fn selector(text: &str) -> Result<BTreeMap<String, String>, Fail> {
     text.split(',')
         .map(|pair| match pair.split_once('=') {
             Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -200,7 +200,8 @@ pub(super) fn validate(namespace: &str, args: FilesArgs, format: Format) -> Outc
     match problems.len() {
         0 if format == Format::Json => Ok(ExitCode::SUCCESS),
         0 => {
-            println!("{count} resources are valid; what they refer to is checked by `probity apply --dry-run`");
+            let valid = if count == 1 { "1 resource is valid".to_owned() } else { format!("{count} resources are valid") };
+            println!("{valid}; what they refer to is checked by `probity apply --dry-run`");
             Ok(ExitCode::SUCCESS)
         }
         n => Err(Fail::no(format!("{n} problem{}", if n == 1 { "" } else { "s" }))),

@@ -166,10 +166,11 @@ fn lines(members: &Value) -> Vec<String> {
     let mut table = Table::new(&["MEMBER", "ID", "ADDRESS", "ROLE", "LAG", "ANSWERS", "VERSION", "NOTE"]);
     for member in items(members) {
         let s = &member["status"];
-        let note = match (s["condition"].as_str(), s["leaving"] == true, s["replaces"].as_str()) {
+        let note = match (s["condition"].as_str(), s["leaving"] == true, s["replaces"].as_str(), s["cannotIssue"].as_str()) {
             (Some(condition), ..) => condition.to_owned(),
-            (_, true, _) => "leaves".to_owned(),
-            (.., Some(id)) => format!("will replace {id}"),
+            (_, true, ..) => "leaves".to_owned(),
+            (.., Some(id), _) => format!("will replace {id}"),
+            (.., Some(why)) => why.to_owned(),
             _ => String::new(),
         };
         let answers = if s["reachable"] == true { "yes" } else { "no" }.to_owned();

@@ -87,6 +87,10 @@ fn probe(item: &Value) -> Vec<String> {
     for check in status["checks"].as_array().into_iter().flatten() {
         lines.push(String::new());
         lines.push(format!("{}  {}  {} for {}", cell(check, "check"), cell(check, "target"), cell(check, "verdict"), age(check, "since")));
+        if let Some(why) = check["nobody"].as_str() {
+            lines.push(format!("  nobody runs it: {why}"));
+            continue;
+        }
         lines.extend(check["findings"].as_array().into_iter().flatten().map(|f| format!("  {}", finding(f))));
         let mut table = Table::new(&["PROBER", "ZONE", "SAYS", "LAST RUN", "TOOK", "NEWEST OUTCOMES"]);
         for p in check["probers"].as_array().into_iter().flatten() {

@@ -60,6 +60,7 @@ pub(super) async fn get(api: &mut Api, args: GetArgs, format: Format) -> Outcome
                 query.push(format!("namespace={}", encode(&api.namespace)));
             }
             if let Some(selector) = &args.selector {
+                super::apply::selector(selector)?;
                 query.push(format!("selector={}", encode(selector)));
             }
             format!("/api/v1/{kind}?{}", query.join("&"))
@@ -182,10 +183,18 @@ fn lines(kind: &str, value: &Value, format: Format, all_namespaces: bool, wide: 
     lines
 }
 
-/// What a person can do about a missing permission, under the table.
+/// What a person can do about a missing permission, or a probe that nobody runs, under the table.
 fn mend(kind: &str, item: &Value) -> Option<String> {
     let status = &item["status"];
-    (kind == "probes" && status["lastReason"] == "no_permission").then(|| status["lastMessage"].as_str().map(|m| format!("  {m}"))).flatten()
+    if kind != "probes" {
+        return None;
+    }
+    let nobody = status["checks"].as_array().into_iter().flatten().find_map(|c| c["nobody"].as_str());
+    match nobody {
+        Some(why) => Some(format!("  nobody runs {}: {why}", cell(item, "metadata.name"))),
+        None if status["lastReason"] == "no_permission" => status["lastMessage"].as_str().map(|m| format!("  {m}")),
+        None => None,
+    }
 }
 
 fn columns(kind: &str, wide: bool) -> Vec<&'static str> {

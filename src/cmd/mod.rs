@@ -26,7 +26,8 @@ use clap::CommandFactory;
 
 use crate::Outcome;
 use crate::api::Api;
-use crate::args::{AlertCommand, CaCommand, Cli, Command, GameDayCommand, ImportCommand, SloCommand, TargetsCommand};
+use crate::args::{AlertCommand, CaCommand, Cli, Command, Format, GameDayCommand, ImportCommand, SloCommand, TargetsCommand};
+use crate::renewal;
 use crate::settings::Settings;
 
 /// Runs the subcommand.
@@ -57,33 +58,41 @@ pub(crate) async fn run(cli: Cli) -> Outcome {
         command => command,
     };
     let settings = Settings::resolve(&global)?;
+    renewal::mend(&settings);
     let mut api = Api::new(&settings)?;
+    let outcome = asked(&mut api, &settings, command, format).await;
+    renewal::look(&settings, api.operator.address()).await;
+    outcome
+}
+
+/// What is asked of the coordinators.
+async fn asked(api: &mut Api, settings: &Settings, command: Command, format: Format) -> Outcome {
     match command {
-        Command::Apply(args) => apply::apply(&mut api, args, format).await,
-        Command::Diff(args) => apply::diff(&mut api, args, format).await,
+        Command::Apply(args) => apply::apply(api, args, format).await,
+        Command::Diff(args) => apply::diff(api, args, format).await,
         Command::Validate(args) => apply::validate(&settings.namespace, args, format),
-        Command::Get(args) => get::get(&mut api, args, format).await,
-        Command::Describe(args) => describe::describe(&mut api, args, format).await,
-        Command::Delete(args) => apply::delete(&mut api, args).await,
-        Command::Status => status::status(&mut api, format).await,
-        Command::Events(args) => get::events(&mut api, args, format).await,
-        Command::Audit(args) => get::audit(&mut api, args, format).await,
-        Command::Alert(AlertCommand::List) => get::plain(&mut api, "alerts", format).await,
-        Command::Alert(AlertCommand::History) => get::plain(&mut api, "episodes", format).await,
-        Command::Slo(SloCommand::Explain { name }) => slo::explain(&mut api, &name, format).await,
+        Command::Get(args) => get::get(api, args, format).await,
+        Command::Describe(args) => describe::describe(api, args, format).await,
+        Command::Delete(args) => apply::delete(api, args).await,
+        Command::Status => status::status(api, format).await,
+        Command::Events(args) => get::events(api, args, format).await,
+        Command::Audit(args) => get::audit(api, args, format).await,
+        Command::Alert(AlertCommand::List) => get::plain(api, "alerts", format).await,
+        Command::Alert(AlertCommand::History) => get::plain(api, "episodes", format).await,
+        Command::Slo(SloCommand::Explain { name }) => slo::explain(api, &name, format).await,
         Command::GameDay(command) => match command {
-            GameDayCommand::Plan(args) => gameday::plan(&mut api, args, format).await,
-            GameDayCommand::Run(args) => gameday::run(&mut api, args, format).await,
-            GameDayCommand::List => get::plain(&mut api, "gamedays", format).await,
-            GameDayCommand::Report { name } => gameday::report(&mut api, &name, format).await,
-            GameDayCommand::Abort { name, reason } => gameday::abort(&mut api, &name, reason).await,
+            GameDayCommand::Plan(args) => gameday::plan(api, args, format).await,
+            GameDayCommand::Run(args) => gameday::run(api, args, format).await,
+            GameDayCommand::List => get::plain(api, "gamedays", format).await,
+            GameDayCommand::Report { name } => gameday::report(api, &name, format).await,
+            GameDayCommand::Abort { name, reason } => gameday::abort(api, &name, reason).await,
         },
-        Command::Targets(TargetsCommand::Accept { probe, yes }) => targets::accept(&mut api, &probe, yes).await,
-        Command::Halt(args) => halt::run(&mut api, args, format).await,
-        Command::Cluster(command) => cluster::run(&mut api, command, format).await,
-        Command::Ca(CaCommand::Token(args)) => ca::token(&mut api, &settings, args, format).await,
-        Command::Ca(CaCommand::Enrol(args)) => ca::enrol_here(&settings, args).await,
-        Command::Ca(CaCommand::Revoke(args)) => ca::revoke(&mut api, args).await,
+        Command::Targets(TargetsCommand::Accept { probe, yes }) => targets::accept(api, &probe, yes).await,
+        Command::Halt(args) => halt::run(api, args, format).await,
+        Command::Cluster(command) => cluster::run(api, command, format).await,
+        Command::Ca(CaCommand::Token(args)) => ca::token(api, settings, args, format).await,
+        Command::Ca(CaCommand::Enrol(args)) => ca::enrol_here(settings, args).await,
+        Command::Ca(CaCommand::Revoke(args)) => ca::revoke(api, args).await,
         Command::Up(_)
         | Command::Coordinator(_)
         | Command::Prober(_)

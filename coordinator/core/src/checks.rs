@@ -102,7 +102,7 @@ fn of_targets(state: &State, namespace: &str, probe: &str, targets: &[Target]) -
         .filter_map(|target| {
             // Lowering was tried before the change was proposed.
             let check_spec = lower::check_spec(spec, target).ok()?;
-            let placement = lower::placement(&spec.placement.clone().unwrap_or_default(), target).ok()?;
+            let placement = placement_of(spec, &check_spec, target).ok()?;
             let check = CheckName { namespace, probe, target: &target.key }.to_string();
             Some(CheckRecord {
                 check,
@@ -120,6 +120,12 @@ fn of_targets(state: &State, namespace: &str, probe: &str, targets: &[Target]) -
             })
         })
         .collect()
+}
+
+/// Where the check of a target is to run.
+pub fn placement_of(probe: &ProbeSpec, check: &CheckSpec, target: &Target) -> Result<Placement, String> {
+    let placement = lower::placement(&probe.placement.clone().unwrap_or_default(), target)?;
+    Ok(Placement { needs: placement::needs(check), ..placement })
 }
 
 /// The duration limits of the SLOs on a probe: ascending, distinct.

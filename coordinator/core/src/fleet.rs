@@ -174,7 +174,8 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
     let mut relabelled = false;
     for hello in op.joined.iter().filter_map(|j| j.hello.as_ref()) {
         let old = state.probers.get(&hello.name);
-        relabelled |= old.is_some_and(|p| p.labels != hello.labels);
+        let same = |p: &ProberRecord| p.labels == hello.labels && placement::able(&p.capabilities) == placement::able(&hello.capabilities);
+        relabelled |= old.is_some_and(|p| !same(p));
         if old.is_none_or(|p| !p.alive) {
             newcomers.push(hello.name.clone());
         }
@@ -193,7 +194,7 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
         // Whoever left is not heard any more, even if nobody else can run it.
         verdict::judge(state, check, state.now(), 0);
     }
-    // Whoever comes may be wanted by any; whoever has other labels than before may be wanted by others.
+    // Whoever comes may be wanted by any; whoever has other labels than before, or can do something else, may be wanted by others.
     if relabelled {
         placement::place_all(state);
     } else if !newcomers.is_empty() {

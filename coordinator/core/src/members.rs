@@ -22,12 +22,19 @@ pub(crate) fn put(state: &mut State, command: &Command, op: &PutMember) -> Resul
         return Err(refused(RefusalCode::NotFound, format!("{:x} is no member", member.id)));
     };
     let replaces = known.replaces;
+    let news = (known.cannot_issue != member.cannot_issue).then(|| match member.cannot_issue.as_str() {
+        "" => "can issue certificates again".to_owned(),
+        why => why.to_owned(),
+    });
     let line = |m: &MemberRecord| format!("{} {} {}", m.address, m.http_address, m.software_version);
     let (before, after) = (line(known), line(member));
     if before != after {
         audit::record(state, command, "put", &format!("Member/{}", member.name), &before, &after);
     }
     state.members.put(MemberRecord { replaces, ..member.clone() });
+    if let Some(text) = news {
+        events::record(state, "member", "", &format!("Member/{}", member.name), text);
+    }
     Ok(())
 }
 

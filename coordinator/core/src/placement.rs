@@ -47,6 +47,24 @@ fn wanted(placement: &Placement) -> usize {
     }
 }
 
+/// HTTP/3: a prober that knows nothing of it would ask by TCP, and call it good.
+const HTTP3: &str = "probe/http3";
+/// Capabilities that a check may need. What a prober of any age refuses by itself is not among them.
+const NEEDED: [&str; 1] = [HTTP3];
+
+/// What a prober must have announced to run a check.
+pub(crate) fn needs(spec: &CheckSpec) -> Vec<String> {
+    match spec.kind.as_ref().and_then(|k| k.kind.as_ref()) {
+        Some(check_kind::Kind::Http(http)) if http.version() == HttpVersion::HttpVersion3 => vec![HTTP3.to_owned()],
+        _ => Vec::new(),
+    }
+}
+
+/// Which of [`NEEDED`] somebody announced.
+pub(crate) fn able(capabilities: &[Capability]) -> Vec<&'static str> {
+    NEEDED.into_iter().filter(|needed| capabilities.iter().any(|c| c.available && c.name == *needed)).collect()
+}
+
 fn spread_by(placement: &Placement) -> &str {
     if placement.spread_by.is_empty() { SPREAD_BY } else { &placement.spread_by }
 }
@@ -56,6 +74,7 @@ fn spread_by(placement: &Placement) -> &str {
 pub struct Candidate {
     name: String,
     labels: BTreeMap<String, String>,
+    able: Vec<&'static str>,
     hash: u64,
     /// Of its label [`SPREAD_BY`].
     zone: u64,
@@ -65,15 +84,15 @@ impl Candidate {
     /// Of a prober.
     pub fn of(prober: &ProberRecord) -> Candidate {
         let zone = hash(prober.labels.get(SPREAD_BY).map_or("", String::as_str));
-        Candidate { name: prober.name.clone(), labels: prober.labels.clone(), hash: hash(&prober.name), zone }
+        Candidate { name: prober.name.clone(), labels: prober.labels.clone(), able: able(&prober.capabilities), hash: hash(&prober.name), zone }
     }
 
     fn zone_by(&self, label: &str) -> u64 {
         if label == SPREAD_BY { self.zone } else { hash(self.labels.get(label).map_or("", String::as_str)) }
     }
 
-    fn fits(&self, selector: Option<&Selector>) -> bool {
-        selector.is_none_or(|s| s.match_labels.iter().all(|(k, v)| self.labels.get(k) == Some(v)))
+    fn fits(&self, placement: &Placement) -> bool {
+        selects(placement, &self.labels) && placement.needs.iter().all(|need| self.able.contains(&need.as_str()))
     }
 }
 
@@ -97,7 +116,7 @@ fn choose_ranked<'a>(check: &str, placement: &Placement, candidates: impl IntoIt
     let mut zones: Vec<(u64, Vec<Ranked<'a>>)> = Vec::new();
     let mut at_of: BTreeMap<u64, usize> = BTreeMap::new();
     let mut at = 0;
-    for candidate in candidates.into_iter().filter(|c| c.fits(placement.selector.as_ref())) {
+    for candidate in candidates.into_iter().filter(|c| c.fits(placement)) {
         let new = Ranked { zone: candidate.zone_by(label), score: mix(check, candidate.hash), name: &candidate.name };
         if zones.get(at).is_none_or(|(zone, _)| *zone != new.zone) {
             at = *at_of.entry(new.zone).or_insert(zones.len());
@@ -119,6 +138,29 @@ fn choose_ranked<'a>(check: &str, placement: &Placement, candidates: impl IntoIt
 /// Whether one comes before another.
 fn better(a: &Ranked<'_>, b: &Ranked<'_>) -> std::cmp::Ordering {
     b.score.cmp(&a.score).then_with(|| a.name.cmp(b.name))
+}
+
+/// Why nobody can run what is to be placed so, for a person; `None` when somebody can, or could if he were there.
+pub fn why_nobody(state: &State, placement: &Placement) -> Option<String> {
+    let all_able = |p: &ProberRecord| placement.needs.is_empty() || placement.needs.iter().all(|need| able(&p.capabilities).contains(&need.as_str()));
+    let (mut selected, mut fit) = (0, 0);
+    for prober in state.probers.iter().filter(|p| selects(placement, &p.labels)) {
+        selected += 1;
+        fit += usize::from(all_able(prober));
+    }
+    match (selected, fit) {
+        _ if state.probers.is_empty() => Some("there is no prober".to_owned()),
+        (0, _) => {
+            let labels: Vec<String> = placement.selector.iter().flat_map(|s| &s.match_labels).map(|(k, v)| format!("{k}={v}")).collect();
+            Some(format!("no prober has the labels {}", labels.join(", ")))
+        }
+        (n, 0) => Some(format!("none of the {n} probers that it may run on has {}: upgrade them", placement.needs.join(", "))),
+        _ => None,
+    }
+}
+
+fn selects(placement: &Placement, labels: &BTreeMap<String, String>) -> bool {
+    placement.selector.as_ref().is_none_or(|s| s.match_labels.iter().all(|(k, v)| labels.get(k) == Some(v)))
 }
 
 /// The fleet at one moment: made once for all the checks that a command places.
@@ -156,7 +198,7 @@ pub(crate) struct Placed {
 impl Placed {
     /// Whether a prober that was not there would be chosen now.
     fn wants(&self, new: &Candidate) -> bool {
-        if !new.fits(self.placement.selector.as_ref()) {
+        if !new.fits(&self.placement) {
             return false;
         }
         let (zone, score) = (new.zone_by(spread_by(&self.placement)), mix(self.hash, new.hash));
@@ -247,6 +289,22 @@ mod tests {
 
     fn prober(name: &str, zone: &str) -> Candidate {
         Candidate::of(&ProberRecord { name: name.to_owned(), labels: [("zone".to_owned(), zone.to_owned())].into(), ..ProberRecord::default() })
+    }
+
+    #[test]
+    fn a_check_goes_to_who_can_run_it() {
+        let old = prober("old", "a");
+        let announced = |available| vec![Capability { name: HTTP3.to_owned(), available, ..Capability::default() }];
+        let new = Candidate { able: able(&announced(true)), ..prober("new", "b") };
+        let barred = Candidate { able: able(&announced(false)), ..prober("barred", "c") };
+        let fleet = [old, new, barred];
+        let spec = |version: HttpVersion| {
+            let http = HttpCheck { version: version as i32, ..HttpCheck::default() };
+            CheckSpec { kind: Some(CheckKind { kind: Some(check_kind::Kind::Http(http)) }), ..CheckSpec::default() }
+        };
+        let placement = |version| Placement { needs: needs(&spec(version)), ..Placement::default() };
+        assert_eq!(choose("default/c", &placement(HttpVersion::HttpVersion3), &fleet), ["new"]);
+        assert_eq!(choose("default/c", &placement(HttpVersion::Auto), &fleet).len(), 3);
     }
 
     #[test]

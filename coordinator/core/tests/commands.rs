@@ -153,6 +153,13 @@ fn members_keep_their_names_and_never_come_back_under_an_old_id() {
     // What it says of itself does not undo what the cluster says of it.
     world.apply(Op::PutMember(PutMember { member: Some(MemberRecord { software_version: "2".to_owned(), ..member(8, "c7") }) }));
     world.apply(Op::PromoteMember(PromoteMember { id: 8 }));
+    // That it cannot issue is told once, and so is its end.
+    for cannot_issue in ["cannot issue: why", "cannot issue: why", ""] {
+        let said = MemberRecord { software_version: "2".to_owned(), cannot_issue: cannot_issue.to_owned(), ..member(8, "c7") };
+        assert_eq!(code(&world.apply(Op::PutMember(PutMember { member: Some(said) }))), RefusalCode::Unspecified);
+    }
+    let told = world.state.events.iter().filter(|e| e.subject == "Member/c7").map(|e| e.message.as_str()).filter(|t| t.contains("issue"));
+    assert_eq!(told.collect::<Vec<_>>(), ["cannot issue: why", "can issue certificates again"]);
     let names: Vec<(u64, &str)> = world.state.members.iter().filter(|m| m.name == "c7").map(|m| (m.id, m.software_version.as_str())).collect();
     assert_eq!(names, [(8, "2")]);
     assert_eq!(code(&world.apply(add(member(7, "again")))), RefusalCode::AlreadyExists, "a retired id");

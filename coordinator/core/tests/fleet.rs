@@ -290,3 +290,38 @@ fn who_lived_for_a_day_leaves_nothing_behind() {
     world.pass(3 * DAY);
     assert!(world.state.probers.get("p0").is_none(), "looked at again each day");
 }
+
+#[test]
+fn what_nobody_can_run_is_told_with_the_reason() {
+    use probity_core::placement::why_nobody;
+    let mut world = three();
+    let placement = |zone: &str, needs: &[&str]| Placement {
+        selector: Some(Selector { match_labels: [("zone".to_owned(), zone.to_owned())].into() }),
+        needs: needs.iter().map(|n| (*n).to_owned()).collect(),
+        ..Placement::default()
+    };
+    assert_eq!(why_nobody(&world.state, &placement("a", &[])), None);
+    assert_eq!(why_nobody(&world.state, &placement("mars", &[])).as_deref(), Some("no prober has the labels zone=mars"));
+    let http3 = placement("a", &["probe/http3"]);
+    let why = "none of the 1 probers that it may run on has probe/http3: upgrade them";
+    assert_eq!(why_nobody(&world.state, &http3).as_deref(), Some(why));
+    assert_eq!(why_nobody(&probity_core::State::new(), &http3).as_deref(), Some("there is no prober"));
+
+    // A prober that is upgraded on the fly gets what it can run now.
+    let mut web = probe_with("web3", S, placement("a", &[]), &[("", "127.0.0.1:1")]);
+    let Some(resource::Spec::Probe(spec)) = &mut web.spec else { unreachable!("made above") };
+    let http = HttpCheck { url: "https://127.0.0.1:1/".to_owned(), version: HttpVersion::HttpVersion3 as i32, ..HttpCheck::default() };
+    spec.kind = Some(CheckKind { kind: Some(check_kind::Kind::Http(http)) });
+    world.put(vec![web]);
+    assert!(world.runners("default/web3").is_empty());
+    let able = Capability { name: "probe/http3".to_owned(), available: true, ..Capability::default() };
+    let hello = ProberHello {
+        name: "p0".to_owned(),
+        labels: [("zone".to_owned(), "a".to_owned())].into(),
+        spool_id: world.spools["p0"].0.clone(),
+        capabilities: vec![able],
+        ..ProberHello::default()
+    };
+    world.apply(probity_proto::v1::command::Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() }));
+    assert_eq!(world.runners("default/web3"), ["p0"]);
+}

@@ -1,7 +1,7 @@
 //! One function per kind: records to JSON.
 
 use probity_core::verdict::{self, Finding};
-use probity_core::{State, account, assign, checks, discovery, pair_key, slo};
+use probity_core::{State, account, assign, checks, discovery, pair_key, placement, slo};
 use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
@@ -206,10 +206,18 @@ fn check(state: &State, c: &CheckRecord) -> Value {
             })
         })
         .collect();
+    let nobody = voters.is_empty().then(|| why_nobody(state, c));
     json!({
+        "nobody": nobody,
         "check": c.check, "target": target, "verdict": verdict_word(c.verdict()), "since": time(c.verdict_since_us),
         "generation": c.generation, "probers": voters, "findings": verdict::findings(state, &c.check).iter().map(finding).collect::<Vec<_>>(),
     })
+}
+
+/// Why nobody runs a check, which nobody does.
+pub(super) fn why_nobody(state: &State, c: &CheckRecord) -> String {
+    let why = placement::why_nobody(state, &c.placement.clone().unwrap_or_default());
+    why.unwrap_or_else(|| "the probers that could are not there yet".to_owned())
 }
 
 fn finding(finding: &Finding) -> Value {

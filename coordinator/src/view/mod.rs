@@ -1,5 +1,6 @@
 //! The read API (docs/api.md): pure functions from the state to JSON. The same for HTTP, the command line and the web page.
 
+mod diff;
 mod items;
 mod status;
 
@@ -8,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use probity_core::State;
 use probity_core::account::AccountView;
 use probity_proto::reason;
-use probity_proto::v1::{GameDayPlan, ResourceKey};
+use probity_proto::v1::GameDayPlan;
 use probity_rpc::access::{ADMINISTER, Caller, READ};
 use serde_json::{Value, json};
 
 use crate::node::Live;
+pub(crate) use diff::diff;
 
 /// Why there is no answer.
 #[derive(Debug, Clone)]
@@ -246,37 +248,6 @@ pub(crate) fn same(a: &str, b: &str) -> bool {
         value
     };
     strip(a) == strip(b)
-}
-
-/// A line diff of two documents, as pretty JSON.
-pub(crate) fn diff(key: &ResourceKey, old: &str, new: &str) -> String {
-    let pretty = |text: &str| -> Vec<String> {
-        let value: Value = serde_json::from_str(text).unwrap_or_default();
-        if text.is_empty() { Vec::new() } else { serde_json::to_string_pretty(&value).unwrap_or_default().lines().map(str::to_owned).collect() }
-    };
-    let (old, new) = (pretty(old), pretty(new));
-    let mut out = format!("--- {}/{} (live)\n+++ {}/{} (files)\n", key.kind, key.name, key.kind, key.name);
-    // Longest common subsequence: documents are small.
-    let mut lcs = vec![vec![0usize; new.len() + 1]; old.len() + 1];
-    for i in (0..old.len()).rev() {
-        for j in (0..new.len()).rev() {
-            lcs[i][j] = if old[i] == new[j] { lcs[i + 1][j + 1] + 1 } else { lcs[i + 1][j].max(lcs[i][j + 1]) };
-        }
-    }
-    let (mut i, mut j) = (0, 0);
-    while i < old.len() || j < new.len() {
-        if i < old.len() && j < new.len() && old[i] == new[j] {
-            out.push_str(&format!(" {}\n", old[i]));
-            (i, j) = (i + 1, j + 1);
-        } else if j < new.len() && (i == old.len() || lcs[i][j + 1] >= lcs[i + 1][j]) {
-            out.push_str(&format!("+{}\n", new[j]));
-            j += 1;
-        } else {
-            out.push_str(&format!("-{}\n", old[i]));
-            i += 1;
-        }
-    }
-    out
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! `/api/v1/status`: one look at the cluster.
 
+use std::collections::BTreeMap;
+
 use probity_core::verdict::{self, Finding};
-use probity_core::{State, account, gameday, number_key};
+use probity_core::{State, account, assign, gameday, number_key};
 use probity_proto::v1::*;
 use probity_replica::Role;
 use serde_json::{Value, json};
 
+use super::items::why_nobody;
 use super::{Scope, account as account_json, compact, rfc3339};
 use crate::node::Live;
 use crate::peer::DISK_FULL;
@@ -69,6 +72,7 @@ pub(super) fn member(live: &Live<'_>, m: &MemberRecord) -> Value {
         "replaces": (m.replaces != 0).then(|| format!("{:x}", m.replaces)),
         "commandVersion": m.max_command_version,
         "condition": condition(live, m.id),
+        "cannotIssue": (!m.cannot_issue.is_empty()).then_some(&m.cannot_issue),
         "lagEntries": progress.map(|p| status.last.saturating_sub(p.matched)),
         "reachable": progress.map(|p| p.recent),
     })
@@ -80,6 +84,24 @@ fn condition<'l>(live: &'l Live<'_>, id: u64) -> Option<&'l str> {
         return Some(DISK_FULL);
     }
     live.conditions.get(&id).map(String::as_str)
+}
+
+/// Probes with checks that nobody runs which are told one by one: of a fleet that is not there yet all would be.
+const UNWATCHED_TOLD: usize = 20;
+
+/// Probes with checks that nobody runs, each with the reason for the first of them.
+fn unwatched(state: &State, scope: &Scope) -> Vec<String> {
+    let runs = |c: &CheckRecord| assign::of_check(state, &c.check).any(|a| a.until_us == 0);
+    let mut of_probe: BTreeMap<(&str, &str), (usize, &CheckRecord)> = BTreeMap::new();
+    for check in state.checks.iter().filter(|c| scope.sees(&c.namespace) && !runs(c)) {
+        of_probe.entry((&check.namespace, &check.probe)).or_insert((0, check)).0 += 1;
+    }
+    let more = of_probe.len().saturating_sub(UNWATCHED_TOLD);
+    let told = of_probe.into_iter().take(UNWATCHED_TOLD).map(|((namespace, probe), (n, first))| {
+        let checks = if n == 1 { "a check".to_owned() } else { format!("{n} checks") };
+        format!("nobody runs {checks} of probe {namespace}/{probe}: {}", why_nobody(state, first))
+    });
+    told.chain((more > 0).then(|| format!("nobody runs checks of {more} more probes"))).collect()
 }
 
 /// What a person should look at.
@@ -99,6 +121,8 @@ fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> 
             }
         }
     }
+    let mute = state.members.iter().filter(|m| !m.cannot_issue.is_empty());
+    found.extend(mute.map(|m| format!("member {} {}", m.name, m.cannot_issue)));
     if unexplained != 0 {
         found.push(format!("{unexplained} runs are unexplained: a bug, please report it"));
     }
@@ -108,6 +132,7 @@ fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> 
     for prober in state.probers.iter().filter(|p| p.alive && p.sick) {
         found.push(format!("prober {} is sick: {}", prober.name, prober.sick_reason));
     }
+    found.extend(unwatched(state, scope));
     for d in state.discoveries.iter().filter(|d| scope.sees(&d.namespace)) {
         let probe = format!("{}/{}", d.namespace, d.probe);
         if d.failing_since_us != 0 {
