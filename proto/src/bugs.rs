@@ -30,6 +30,8 @@ pub enum Bug {
     WallClockUnchecked,
     /// A request that comes a second time is done a second time.
     RequestForgotten,
+    /// A set of targets that lost much is taken without asking anybody.
+    SmallSetTaken,
 }
 
 /// All of them, with their names on the command line.
@@ -46,6 +48,7 @@ pub const BUGS: &[(&str, Bug)] = &[
     ("log-not-synced", Bug::LogNotSynced),
     ("wall-clock-unchecked", Bug::WallClockUnchecked),
     ("request-forgotten", Bug::RequestForgotten),
+    ("small-set-taken", Bug::SmallSetTaken),
 ];
 
 #[cfg(feature = "sim-bugs")]

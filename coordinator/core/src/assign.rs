@@ -73,6 +73,15 @@ pub fn of_check<'a>(state: &'a State, check: &str) -> impl Iterator<Item = &'a A
     ids(state, state.index.by_check.get(check))
 }
 
+/// The assignments of a probe's checks, of those whose target is gone too.
+pub(crate) fn of_probe<'a>(state: &'a State, namespace: &str, probe: &str) -> impl Iterator<Item = &'a AssignmentRecord> + use<'a> {
+    let whole = format!("{namespace}/{probe}");
+    let prefix = format!("{whole}/");
+    let single = state.index.by_check.get(&whole);
+    let targets = state.index.by_check.range(prefix.clone()..).take_while(move |(check, _)| check.starts_with(&prefix));
+    single.into_iter().chain(targets.map(|(_, ids)| ids)).flat_map(|found| ids(state, Some(found)))
+}
+
 /// The assignments of a prober, oldest first.
 pub fn of_prober<'a>(state: &'a State, prober: &str) -> impl Iterator<Item = &'a AssignmentRecord> {
     ids(state, state.index.by_prober.get(prober))

@@ -86,6 +86,12 @@ pub fn of_probe(state: &State, namespace: &str, probe: &str) -> Vec<String> {
     single.into_iter().chain(state.checks.prefix(&prefix).map(|c| c.check.clone())).collect()
 }
 
+/// The namespace and the probe of a check; of one whose target is gone too, since what was due before is still reported.
+pub(crate) fn probe_of(state: &State, check: &str) -> Option<(String, String)> {
+    let present = state.checks.get(check).map(|c| (c.namespace.clone(), c.probe.clone()));
+    present.or_else(|| state.retired_checks.get(check).map(|r| (r.namespace.clone(), r.probe.clone())))
+}
+
 fn wanted(state: &State, namespace: &str, probe: &str) -> Vec<CheckRecord> {
     let Some(resource) = state.resources.get(&resource_key("Probe", namespace, probe)) else { return Vec::new() };
     let Some(Spec::Probe(spec)) = &resource.spec else { return Vec::new() };

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
@@ -28,7 +29,7 @@ pub fn of_probe<'a>(state: &'a State, namespace: &str, probe: &str) -> Option<&'
 
 /// Whether going from `before` targets to `after` waits for a person.
 pub fn shrinks_too_much(before: usize, after: usize) -> bool {
-    after * 100 < before * (100 - SHRINK_PERCENT)
+    after * 100 < before * (100 - SHRINK_PERCENT) && !bugs::on(Bug::SmallSetTaken)
 }
 
 /// The probe's resource and its spec, when it has a discovery.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use common::*;
 use probity_core::discovery::{self, SHRINK_PERCENT};
-use probity_core::{account, checks};
+use probity_core::{account, assign, checks};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
@@ -168,6 +168,31 @@ fn a_target_that_comes_back_keeps_its_account() {
     let good = world.account().good;
     world.delete("Probe", "tills");
     assert_eq!((world.state.retired_checks.len(), world.state.discoveries.len(), world.account().good), (0, 0, good));
+}
+
+#[test]
+fn what_was_due_before_a_target_went_counts_for_the_objective() {
+    let mut world = world();
+    world.put(vec![slo("tills", "tills", 0)]);
+    found(&mut world, 0..10);
+    world.pass(5 * S);
+    let check = "default/tills/t003".to_owned();
+    let prober = world.runners(&check)[0].clone();
+    let open = world.open(&check, &prober).expect("assigned");
+    found(&mut world, (0..10).filter(|n| *n != 3));
+    world.pass(2 * S);
+    let ended = assign::of_check(&world.state, &check).find(|a| a.id == open.id).expect("not reported yet").clone();
+    let due = (assign::last_end_n(&ended) - ended.next_n) as u32;
+    assert!(due >= 4);
+    let row = world.next_row(&prober, open.id, ended.next_n, &[(due, Reason::ConnectRefused)]);
+    world.rows(vec![row]);
+    world.pass(2 * S);
+    let account = account::of_probe(&world.state, "default", "tills", world.state.now());
+    assert_eq!(account.bad, u64::from(due));
+    for series in &world.state.ledgers.get("default/tills").expect("a ledger").series {
+        let bad: u64 = series.buckets.iter().map(|b| b.bad).sum();
+        assert_eq!(bad, account.bad, "in buckets of {} us", series.width_us);
+    }
 }
 
 #[test]

@@ -38,6 +38,9 @@ pub(crate) enum Ask {
     AbortDay(String),
     Halt,
     Lift,
+    RemoveProber(String),
+    /// The set of targets of that revision, which is held.
+    AcceptTargets(u64),
 }
 
 /// A call to a coordinator.
@@ -140,12 +143,32 @@ impl World {
         self.attempt(c);
     }
 
+    /// A prober that the leader shows as silent.
+    fn silent_prober(&self) -> Option<String> {
+        let node = self.members[self.leader()?].node.as_ref()?;
+        node.replica.state().probers.iter().find(|p| !p.alive).map(|p| p.name.clone())
+    }
+
     fn think(&mut self, c: usize) -> Ask {
+        if self.plan.has(Fault::ProberRemoved)
+            && self.phase == Phase::Chaos
+            && let Some(name) = self.silent_prober()
+            && self.rng.clients.percent(20)
+        {
+            return Ask::RemoveProber(name);
+        }
+        if let Some(revision) = self.held_targets()
+            && self.rng.clients.percent(20)
+        {
+            return Ask::AcceptTargets(revision);
+        }
+        let inventory = self.plan.has(Fault::Inventory);
         let rng = &mut self.rng.clients;
         let key = format!("key{}", rng.below(KEYS));
         let days = self.phase == Phase::Chaos;
         match rng.below(100) {
             0..35 => Ask::Read(key),
+            70..73 if days && inventory => Ask::Put(vec![crate::setup::found(rng)]),
             70..80 if days => Ask::Put(vec![crate::setup::probe(rng)]),
             80..83 if days => Ask::Delete(ResourceKey { kind: "Probe".to_owned(), namespace: "default".to_owned(), name: format!("p{}", rng.below(3)) }),
             83..93 if days => Ask::StartDay(crate::setup::game_day(rng, c, self.plan.probers)),
@@ -224,6 +247,8 @@ impl World {
         match &answer {
             Some(Answer::Done { index, name }) => {
                 self.counts.add("change acknowledged");
+                self.counts.add_n("silent prober removed", u64::from(matches!(current.ask, Ask::RemoveProber(_))));
+                self.counts.add_n("held targets accepted", u64::from(matches!(current.ask, Ask::AcceptTargets(_))));
                 self.clients[c].served = true;
                 self.checks.change_acked(*index, request_id(c, current.op));
                 if !name.is_empty() {
@@ -330,6 +355,10 @@ impl World {
             Ask::AbortDay(name) => Op::AbortGameDay(AbortGameDay { namespace: "default".to_owned(), name: name.clone(), reason: "asked".to_owned() }),
             Ask::Halt => Op::SetHalt(SetHalt { reason: "asked".to_owned() }),
             Ask::Lift => Op::LiftHalt(LiftHalt {}),
+            Ask::RemoveProber(name) => Op::RemoveProber(RemoveProber { name: name.clone() }),
+            Ask::AcceptTargets(revision) => {
+                Op::AcceptTargets(AcceptTargets { namespace: "default".to_owned(), probe: crate::inventory::PROBE.to_owned(), revision: *revision })
+            }
             Ask::Read(_) => return,
         };
         // Some want what only a newer command set has.

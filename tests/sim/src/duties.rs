@@ -30,6 +30,7 @@ impl World {
             self.silent(m);
             self.announce(m);
             self.deliver_due(m, life);
+            self.ask_inventory(m, life);
         }
     }
 

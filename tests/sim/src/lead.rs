@@ -6,6 +6,7 @@ use probity_proto::v1::*;
 use probity_replica::{Reply, Role};
 
 use crate::client::Answer;
+use crate::inventory::Asked;
 use crate::member::{Member, Request, Said, Waiter, command};
 use crate::world::{Event, World};
 
@@ -28,6 +29,7 @@ impl World {
             node.to_start = status.role == Role::Leader;
             // What an earlier leadership proposed for itself says nothing of this one.
             node.tick_proposed = false;
+            node.asked = Asked::default();
             // Nor does anybody wait for it on behalf of a prober.
             node.waiting.retain(|_, w| !matches!(w, Waiter::Tick | Waiter::LeaderStarted | Waiter::Prober { .. }));
             self.counts.add_n("leader elected", u64::from(status.role == Role::Leader));
@@ -94,6 +96,11 @@ impl World {
             Waiter::Left => {
                 if let Some(node) = &mut self.members[m].node {
                     node.left_under_way = false;
+                }
+            }
+            Waiter::Found => {
+                if let Some(node) = &mut self.members[m].node {
+                    node.asked.under_way = false;
                 }
             }
             Waiter::Effect { key } => {

@@ -14,6 +14,7 @@ mod disk;
 mod duties;
 mod engine;
 mod fleet;
+mod inventory;
 mod lead;
 mod member;
 mod nemesis;

@@ -13,6 +13,7 @@ use crate::client::{Ask, Caller};
 use crate::clock::HostClock;
 use crate::disk::Disk;
 use crate::fleet::Session;
+use crate::inventory::Asked;
 use crate::plan::Plan;
 use crate::world::{Event, World};
 
@@ -40,6 +41,7 @@ pub(crate) enum Waiter {
         said: Said,
     },
     Left,
+    Found,
     Effect {
         key: (String, String, u32),
     },
@@ -99,6 +101,7 @@ pub(crate) struct Node {
     pub(crate) left_under_way: bool,
     pub(crate) deliveries: BTreeSet<(String, String, u32)>,
     pub(crate) sessions: BTreeMap<u64, Session>,
+    pub(crate) asked: Asked,
 }
 
 /// A coordinator's host.
@@ -286,6 +289,7 @@ impl World {
             left_under_way: false,
             deliveries: BTreeSet::new(),
             sessions: BTreeMap::new(),
+            asked: Asked::default(),
         };
         let life = member.life;
         self.checks.started(m, &node.replica, self.now);

@@ -19,6 +19,7 @@ pub(crate) enum Undo {
     Weather,
     Disk(usize, u64),
     Targets,
+    Inventory,
     Room(usize),
     /// Somebody sets a member's wall clock right.
     Clock(usize),
@@ -192,6 +193,13 @@ impl World {
                 let p = self.some_prober();
                 self.wipe_prober(p);
             }
+            // Operators do it: see `client`.
+            Fault::ProberRemoved => {}
+            Fault::Inventory => {
+                let what = self.inventory.disturb(&mut self.nemesis.rng);
+                self.counts.add(what);
+                self.for_a_while(Undo::Inventory);
+            }
             Fault::Outage => {
                 self.targets_up = false;
                 self.counts.add("targets down");
@@ -303,6 +311,7 @@ impl World {
             Undo::Weather => self.net.weather = Weather::FINE,
             Undo::Disk(m, sync_us) => self.members[m].sync_us = sync_us,
             Undo::Targets => self.targets_up = true,
+            Undo::Inventory => self.inventory.mend(),
             Undo::Room(m) => self.members[m].disk.set_room(None),
             Undo::Clock(m) => self.set_right(m),
         }
@@ -319,6 +328,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.net.heal();
         self.targets_up = true;
+        self.inventory.mend();
         self.at(self.now, Event::Operator);
         for m in 0..self.members.len() {
             self.members[m].sync_us = self.plan.sync_us;

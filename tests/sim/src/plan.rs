@@ -49,6 +49,10 @@ pub(crate) enum Fault {
     Upgrade,
     /// A prober loses its disk.
     ProberWiped,
+    /// Silent probers are removed by operators, and come back.
+    ProberRemoved,
+    /// What a probe's targets are discovered from changes, fails, is empty.
+    Inventory,
 }
 
 const ALL: &[Fault] = &[
@@ -72,6 +76,8 @@ const ALL: &[Fault] = &[
     Fault::Membership,
     Fault::Upgrade,
     Fault::ProberWiped,
+    Fault::ProberRemoved,
+    Fault::Inventory,
 ];
 
 /// What a run is made of.

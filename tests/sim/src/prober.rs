@@ -27,6 +27,9 @@ const WIPES_MAX: u32 = 5;
 /// A forward step of the clock in which several slots of a check may fall due.
 const CLOCK_STEP_US: i64 = 100_000;
 
+/// No probe runs more often.
+const INTERVAL_MIN_US: u64 = 500_000;
+
 /// A prober's host.
 pub(crate) struct Prober {
     pub(crate) name: String,
@@ -41,8 +44,8 @@ pub(crate) struct Prober {
     pub(crate) off_us: u64,
     pub(crate) starts: u64,
     pub(crate) wiped: u32,
-    /// How often its idea of the cluster's time went forward by a slot.
-    pub(crate) clock_steps: u32,
+    /// The slots that it may have overslept when its idea of the cluster's time went forward.
+    pub(crate) overslept_max: u64,
 }
 
 /// A running prober.
@@ -260,8 +263,10 @@ impl World {
                 let before = process.clock.cluster_us(received);
                 process.clock.on_sample(reply.echo_us, received, reply.cluster_time_us);
                 // As after a change of leader: slots that are due at once now are overslept.
-                if process.clock.cluster_us(received) - before > CLOCK_STEP_US {
-                    prober.clock_steps += 1;
+                let step = process.clock.cluster_us(received) - before;
+                if step > CLOCK_STEP_US {
+                    let of_each = 1 + step as u64 / INTERVAL_MIN_US;
+                    prober.overslept_max += of_each * process.session.assignments() as u64;
                     self.counts.add("prober's clock stepped forward");
                 }
                 process.session.faults.set_clock_error(process.clock.error_us());

@@ -8,6 +8,7 @@ use crate::client::{Ask, Client, holder};
 use crate::clock::HostClock;
 use crate::disk::Disk;
 use crate::engine::Journal;
+use crate::inventory::{PROBE, discovery};
 use crate::member::Member;
 use crate::plan::Fault;
 use crate::prober::Prober;
@@ -41,7 +42,7 @@ impl World {
                 off_us: 0,
                 starts: 0,
                 wiped: 0,
-                clock_steps: 0,
+                overslept_max: 0,
             });
             self.start_prober(p);
         }
@@ -51,7 +52,11 @@ impl World {
         }
         let members = (0..self.plan.members).map(|m| self.members[m].record(m)).collect();
         let init = InitCluster { cluster_id: "sim".to_owned(), cluster_name: "sim".to_owned(), version: 1, members };
-        self.clients[0].script.extend([Ask::Init(init), Ask::Put(base())]);
+        let mut first = base();
+        if self.plan.has(Fault::Inventory) {
+            first.extend([found(&mut self.rng.clients), slo_of(PROBE)]);
+        }
+        self.clients[0].script.extend([Ask::Init(init), Ask::Put(first)]);
         self.at(CALM_US, Event::Nemesis);
         self.at(self.plan.chaos_us, Event::Progress);
     }
@@ -99,26 +104,42 @@ pub(crate) fn probe(rng: &mut Rng) -> Resource {
     probe_of(&name, interval, rng.below(3) as u32, rng.between(1, 2))
 }
 
-/// What every run has from its beginning to its end: a probe with an objective, short windows, and a pager.
-fn base() -> Vec<Resource> {
-    let rule =
-        BurnRateRule { name: "fast".to_owned(), severity: Severity::Page as i32, burn_rate_milli: 2_000, long_us: 10 * SECOND_US, short_us: 3 * SECOND_US };
-    let policy = BurnRatePolicySpec { rules: vec![rule], evidence: Some(Evidence { bad_runs: 2, probers: 1 }), ..BurnRatePolicySpec::default() };
+/// The probe whose targets are discovered, on one schedule or another.
+pub(crate) fn found(rng: &mut Rng) -> Resource {
+    let interval = *rng.pick(&[SECOND_US, 2 * SECOND_US]);
+    let mut probe = probe_of(PROBE, interval, 1, 0);
+    if let Some(Spec::Probe(spec)) = &mut probe.spec {
+        spec.discovery = Some(discovery());
+    }
+    probe.document_json = format!("{:?}", probe.spec);
+    probe
+}
+
+/// An objective, by the name of its probe.
+fn slo_of(probe: &str) -> Resource {
     let slo = SloSpec {
         service: "shop".to_owned(),
-        probe: "steady".to_owned(),
+        probe: probe.to_owned(),
         window_us: 24 * 3_600 * SECOND_US,
         target_ppm: 900_000,
         policy: "short".to_owned(),
         ..SloSpec::default()
     };
+    resource("SLO", probe, Spec::Slo(slo))
+}
+
+/// What every run has from its beginning to its end: a probe with an objective, short windows, and a pager.
+fn base() -> Vec<Resource> {
+    let rule =
+        BurnRateRule { name: "fast".to_owned(), severity: Severity::Page as i32, burn_rate_milli: 2_000, long_us: 10 * SECOND_US, short_us: 3 * SECOND_US };
+    let policy = BurnRatePolicySpec { rules: vec![rule], evidence: Some(Evidence { bad_runs: 2, probers: 1 }), ..BurnRatePolicySpec::default() };
     let route = RouteSpec { receivers: vec!["pager".to_owned()], ..RouteSpec::default() };
     vec![
         resource("BurnRatePolicy", "short", Spec::BurnRatePolicy(policy)),
         holder("pager", "pager"),
         resource("Route", "all", Spec::Route(route)),
         probe_of("steady", SECOND_US, 0, 1),
-        resource("SLO", "steady", Spec::Slo(slo)),
+        slo_of("steady"),
     ]
 }
 

@@ -12,6 +12,7 @@ use crate::checks::Checks;
 use crate::client::{Answer, Call, Caller, Client};
 use crate::duties::Delivery;
 use crate::fleet::Stream;
+use crate::inventory::Inventory;
 use crate::member::{Member, Said};
 use crate::nemesis::Nemesis;
 use crate::net::{Host, Net};
@@ -32,6 +33,7 @@ pub(crate) enum Event {
     Expire { m: usize, life: u64, tag: u64 },
     ProposeAgain { m: usize, life: u64, stream: u64, command: Box<Command>, said: Said },
     Delivered { m: usize, life: u64, delivery: Box<Delivery> },
+    Found { m: usize, life: u64, found: Box<DiscoverTargets> },
     Peer { m: usize, message: PeerMessage },
     Call { m: usize, call: Call },
     HandedBack { m: usize, life: u64, caller: Caller, answer: Answer },
@@ -129,6 +131,7 @@ pub(crate) struct World {
     pub(crate) trace: Trace,
     /// The probes' targets answer.
     pub(crate) targets_up: bool,
+    pub(crate) inventory: Inventory,
 }
 
 impl World {
@@ -158,6 +161,7 @@ impl World {
             counts: Counts::default(),
             trace: Trace::new(),
             targets_up: true,
+            inventory: Inventory::new(),
             plan,
         };
         world.set_up();
@@ -187,6 +191,7 @@ impl World {
             self.counts.add("events");
             self.happen(next.event);
         }
+        self.counts.merge(&self.checks.discovered.counts);
         self.counts.add_n("simulated seconds", self.now / 1_000_000);
         Report { seed: self.seed, trace: self.trace.hash(), counts: self.counts, violation: self.checks.violation }
     }
@@ -208,6 +213,7 @@ impl World {
             | Event::Expire { m, .. }
             | Event::ProposeAgain { m, .. }
             | Event::HandedBack { m, .. }
+            | Event::Found { m, .. }
             | Event::Delivered { m, .. }
             | Event::Peer { m, .. }
             | Event::Call { m, .. } => Some(*m),
@@ -239,6 +245,7 @@ impl World {
             Event::Expire { m, life, tag } => self.member_expire(m, life, tag),
             Event::ProposeAgain { m, life, stream, command, said } => self.propose_again(m, life, stream, command, said),
             Event::Delivered { m, life, delivery } => self.member_delivered(m, life, *delivery),
+            Event::Found { m, life, found } => self.member_found(m, life, *found),
             Event::Peer { m, message } => {
                 self.note(2, m as u64);
                 self.trace.bytes(&message.encode_to_vec());

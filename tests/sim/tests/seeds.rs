@@ -65,6 +65,11 @@ fn every_rule_holds_under_faults_and_what_was_begun_ends() {
         "member paused for longer than an election",
         "member removed",
         "member replaced",
+        "discovery that gave nothing",
+        "held targets accepted",
+        "silent prober removed",
+        "target came back",
+        "targets held",
         "request handed on to the leader",
         "request handed on to one that does not lead",
         "report proposed again",
@@ -122,6 +127,7 @@ const WITHIN: &[(Bug, u64)] = &[
     (Bug::LogNotSynced, 10),
     (Bug::WallClockUnchecked, 80),
     (Bug::RequestForgotten, 60),
+    (Bug::SmallSetTaken, 60),
 ];
 
 #[test]

@@ -91,8 +91,7 @@ fn field(bucket: &mut Bucket, class: Class) -> &mut u64 {
 
 /// Calls `change` for each series of each SLO on the slots' probe, with what the outcome is to that SLO.
 fn each_series(state: &mut State, facts: &SlotFacts<'_>, change: impl Fn(&mut BucketSeries, Class, Schedule)) {
-    let Some(check) = state.checks.get(&facts.assignment.check) else { return };
-    let (namespace, probe) = (check.namespace.clone(), check.probe.clone());
+    let Some((namespace, probe)) = checks::probe_of(state, &facts.assignment.check) else { return };
     let keys: Vec<(String, u64)> = of_probe(state, &namespace, &probe).map(|(r, s)| (format!("{}/{}", r.namespace, r.name), s.max_duration_us)).collect();
     let schedule = assign::schedule(facts.assignment);
     for (key, max_duration_us) in keys {
@@ -111,8 +110,7 @@ fn each_series(state: &mut State, facts: &SlotFacts<'_>, change: impl Fn(&mut Bu
 
 /// Counts the slots that were due up to now as planned, before an assignment of `check` goes.
 pub(crate) fn materialize_check(state: &mut State, check: &str) {
-    let Some(record) = state.checks.get(check) else { return };
-    let (namespace, probe) = (record.namespace.clone(), record.probe.clone());
+    let Some((namespace, probe)) = checks::probe_of(state, check) else { return };
     let keys: Vec<String> = of_probe(state, &namespace, &probe).map(|(r, _)| format!("{}/{}", r.namespace, r.name)).collect();
     for key in keys {
         materialize(state, &key, &namespace, &probe);
@@ -127,9 +125,7 @@ pub(crate) fn materialize(state: &mut State, key: &str, namespace: &str, probe: 
     if from >= now {
         return;
     }
-    let ranges: Vec<(Schedule, u64, u64)> = checks::of_probe(state, namespace, probe)
-        .iter()
-        .flat_map(|check| assign::of_check(state, check))
+    let ranges: Vec<(Schedule, u64, u64)> = assign::of_probe(state, namespace, probe)
         .filter_map(|a| {
             let schedule = assign::schedule(a);
             let first = schedule.first_at_or_after(from).max(a.first_n);

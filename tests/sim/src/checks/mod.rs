@@ -1,6 +1,7 @@
 //! What must hold, by the names of the design's rules. Everything here is judged from outside: from what hosts said and did,
 //! and from the states of the replicas side by side.
 
+mod discovery;
 pub(crate) mod history;
 mod progress;
 mod rows;
@@ -30,6 +31,8 @@ struct Seen {
     applied: u64,
     /// The highest term that it told anybody.
     term: u64,
+    /// What it knew of the discovered targets there.
+    found: DiscoveryRecord,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +56,7 @@ pub(crate) struct Checks {
     /// What each revision of a notification said.
     said: BTreeMap<(String, String, u32), bool>,
     pub(crate) rows: Rows,
+    pub(crate) discovered: discovery::Discovered,
     pub(crate) history: History,
     progress: progress::Wait,
 }
@@ -69,6 +73,11 @@ fn vote(message: &PeerMessage) -> Option<(u64, u64, u64)> {
 
 pub(crate) fn is_vote(message: &PeerMessage) -> bool {
     vote(message).is_some()
+}
+
+/// What a state knows of discovered targets.
+fn found(state: &State) -> DiscoveryRecord {
+    probity_core::discovery::of_probe(state, "default", crate::inventory::PROBE).cloned().unwrap_or_default()
 }
 
 /// A checksum of everything in a state.
@@ -111,6 +120,7 @@ impl Checks {
         let status = replica.status();
         let seen = &mut self.members[m];
         seen.applied = status.applied;
+        seen.found = found(replica.state());
         let promised = seen.term;
         if status.term < promised {
             self.broken(now, "raft: a term is never forgotten", format!("member {m} starts in term {} and had told of term {promised}", status.term));
@@ -165,8 +175,17 @@ impl Checks {
                 }
                 continue;
             }
-            let request_id = Command::decode(&data[..]).map(|c| c.request_id).unwrap_or_default();
-            self.committed.insert(index, Committed { term, checksum, request_id });
+            let command = Command::decode(&data[..]).unwrap_or_default();
+            self.discovered.committed(index, command.op.as_ref());
+            self.committed.insert(index, Committed { term, checksum, request_id: command.request_id });
+        }
+        let now_known = probity_core::discovery::of_probe(replica.state(), "default", crate::inventory::PROBE);
+        if now_known.is_some_and(|known| *known != self.members[m].found) {
+            let (was, is) = (std::mem::take(&mut self.members[m].found), found(replica.state()));
+            if let Some(detail) = self.discovered.judge((before, &was), (applied, &is)) {
+                self.broken(now, "discovery", format!("member {m}: {detail}"));
+            }
+            self.members[m].found = is;
         }
         if applied.is_multiple_of(LOOK_AT) {
             self.state(m, replica, now);

@@ -1,7 +1,7 @@
 //! After everything is healed the cluster must come to its end: one leader, everybody on the same state, nothing owed. Then the
 //! books are closed.
 
-use super::rows::{ledger_differs, unexplained_misses};
+use super::rows::{Excuses, ledger_differs, unexplained_misses};
 use super::{Checks, checksum};
 use crate::plan::Fault;
 use crate::world::{Event, Phase, World};
@@ -86,6 +86,9 @@ impl World {
         if let Some(day) = probity_core::gameday::running(state).first() {
             return Some(format!("game day {day} goes on"));
         }
+        if let Some(detail) = self.not_found(state) {
+            return Some(detail);
+        }
         if let Some(row) = state.outbox.iter().find(|r| r.delivered_revision != r.revision) {
             return Some(format!("{} is not told of {}", row.receiver, row.episode));
         }
@@ -95,10 +98,12 @@ impl World {
     /// All demands are met: what was promised must be there.
     fn close_the_books(&mut self) {
         self.phase = Phase::Done;
-        let restarts = self.probers.iter().any(|p| p.starts > 1);
-        let clocks = self.plan.has(Fault::ClockJump);
-        let stepped = self.probers.iter().any(|p| p.clock_steps > 0);
-        let wiped = self.probers.iter().any(|p| p.wiped > 0);
+        let excuses = Excuses {
+            probers_stopped: self.probers.iter().any(|p| p.starts > 1),
+            clocks_set: self.plan.has(Fault::ClockJump),
+            spools_lost: self.probers.iter().any(|p| p.wiped > 0),
+            overslept_max: self.probers.iter().map(|p| p.overslept_max).sum(),
+        };
         let Some(leader) = self.leader() else { return };
         let Some(node) = &self.members[leader].node else { return };
         let state = node.replica.state();
@@ -110,8 +115,9 @@ impl World {
             ("R2", checks.rows.lost(state)),
             ("R2", checks.rows.counted_once(state)),
             ("R4", checks.untold(state)),
-            ("R9", unexplained_misses(state, restarts, clocks, stepped, wiped)),
-            ("R10", ledger_differs(state)),
+            ("R9", unexplained_misses(state, excuses)),
+            ("R10", ledger_differs(state, "steady")),
+            ("R10", ledger_differs(state, crate::inventory::PROBE)),
             ("linearizable", unlinearizable.0.map(|key| format!("no order explains the history of {key:?}"))),
         ];
         let mut at: std::collections::BTreeMap<u64, u32> = std::collections::BTreeMap::new();

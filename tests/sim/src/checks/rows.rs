@@ -56,8 +56,11 @@ impl Rows {
     pub(crate) fn lost(&self, state: &State) -> Option<String> {
         for (spool, sequence) in &self.acked {
             let prober = state.probers.iter().find(|p| p.spool_id == *spool || p.retired_spools.contains(spool));
+            let owner = spool.rsplit_once('-').map_or("", |(name, _)| name);
             match prober {
                 _ if *sequence == 0 => {}
+                // With a prober that was removed its retired spools were forgotten.
+                None if was_removed(state, owner) => {}
                 Some(p) if p.spool_id != *spool || p.last_sequence >= *sequence => {}
                 Some(p) => return Some(format!("spool {spool} was acknowledged up to {sequence}, the state knows it up to {}", p.last_sequence)),
                 None => return Some(format!("spool {spool} was acknowledged up to {sequence}, the state does not know it")),
@@ -82,26 +85,47 @@ fn counted(state: &State) -> u64 {
     total.good + total.bad + total.extra + sick
 }
 
+/// Whether a prober was ever removed by an operator.
+fn was_removed(state: &State, prober: &str) -> bool {
+    state.audit.iter().any(|a| a.action == "remove" && a.subject.strip_prefix("Prober/") == Some(prober))
+}
+
+/// What may have happened to slots in a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Excuses {
+    pub(crate) probers_stopped: bool,
+    pub(crate) clocks_set: bool,
+    pub(crate) spools_lost: bool,
+    /// So many slots the probers' clocks may have gone over, when cluster time turned out to be later than they thought.
+    pub(crate) overslept_max: u64,
+}
+
 /// R9: slots that were missed for a reason that nothing in this run can explain.
-pub(crate) fn unexplained_misses(state: &State, probers_stopped: bool, clocks_set: bool, clocks_stepped: bool, spools_lost: bool) -> Option<String> {
+pub(crate) fn unexplained_misses(state: &State, excuses: Excuses) -> Option<String> {
+    let Excuses { probers_stopped, clocks_set, spools_lost, overslept_max } = excuses;
+    let removed = state.probers.iter().any(|p| was_removed(state, &p.name));
     let total = account::total(state, state.now());
-    let allowed = |reason: Reason| match reason {
+    let at_most = |reason: Reason| match reason {
         // Faults of game days make a prober look sick: its own checks fail, those of the others do not.
-        Reason::AssignedLate | Reason::ProberSick => true,
-        Reason::ProberOff => probers_stopped || clocks_set,
-        Reason::SpoolReplaced => spools_lost,
-        Reason::SpoolDropped => clocks_set || spools_lost,
-        Reason::Overloaded => clocks_set || clocks_stepped,
-        _ => false,
+        Reason::AssignedLate | Reason::ProberSick => u64::MAX,
+        Reason::ProberOff if probers_stopped || clocks_set => u64::MAX,
+        Reason::SpoolReplaced if spools_lost => u64::MAX,
+        Reason::SpoolDropped if clocks_set || spools_lost => u64::MAX,
+        Reason::ProberLost if removed => u64::MAX,
+        Reason::Overloaded => overslept_max,
+        _ => 0,
     };
-    let found = total.missed.iter().find(|(reason, n)| **n > 0 && !allowed(from_number(**reason as i32)));
-    found.map(|(reason, n)| format!("{n} slots are missed({}) in a run that gives no reason for it", from_number(*reason as i32).label()))
+    let found = total.missed.iter().find(|(reason, n)| **n > at_most(from_number(**reason as i32)));
+    found.map(|(reason, n)| {
+        let reason = from_number(*reason as i32);
+        format!("{n} slots are missed({}), what happened in this run explains {}", reason.label(), at_most(reason))
+    })
 }
 
 /// R10: an objective's ledger says what the account of its probe says; what is missing is neither good nor bad.
-pub(crate) fn ledger_differs(state: &State) -> Option<String> {
-    let ledger = state.ledgers.get("default/steady")?;
-    let account = account::of_probe(state, "default", "steady", state.now());
+pub(crate) fn ledger_differs(state: &State, probe: &str) -> Option<String> {
+    let ledger = state.ledgers.get(&format!("default/{probe}"))?;
+    let account = account::of_probe(state, "default", probe, state.now());
     let hourly = ledger.series.iter().max_by_key(|s| s.width_us)?;
     let (mut good, mut bad, mut missed) = (0, 0, 0);
     for bucket in &hourly.buckets {
@@ -110,5 +134,5 @@ pub(crate) fn ledger_differs(state: &State) -> Option<String> {
         missed += bucket.missed;
     }
     let (ledger, account) = ((good, bad, missed), (account.good, account.bad, account.missed_total()));
-    (ledger != account).then(|| format!("good, bad and missed are {ledger:?} in the ledger, {account:?} in the account"))
+    (ledger != account).then(|| format!("good, bad and missed of {probe} are {ledger:?} in the ledger, {account:?} in the account"))
 }
