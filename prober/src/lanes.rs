@@ -15,8 +15,9 @@ use crate::alarm::Alarm;
 
 /// Batches that wait for a lane: one comes with each turn of the driver, so this is more than a second of them.
 const BATCHES: usize = 256;
-/// Slots that are due within so long belong to one lane, which then starts several at one waking.
-const SLICE_US: i64 = 1_000;
+/// Slots that are due within so long belong to one lane while the others sleep: what several runs do at once is done at one waking, by a
+/// processor that has the code at hand. Above what one processor can do a lane goes on with its slots in the next slice.
+const SLICE_US: i64 = 20_000;
 /// Between two wakings of a lane for a slot: those that are due within this start together.
 const TURN_GAP: Duration = Duration::from_micros(200);
 
@@ -46,7 +47,7 @@ impl<T: Timed> Lanes<T> {
         self.queues.len()
     }
 
-    /// The lane of a slot that is due then: of a check that runs each second or so always the same.
+    /// The lane of a slot that is due then: of a check that runs each second always the same, if there are two.
     pub(crate) fn of(&self, due_us: i64) -> usize {
         (due_us.max(0) / SLICE_US) as usize % self.queues.len()
     }

@@ -23,6 +23,9 @@ const AT_ONCE: usize = 32;
 /// The same at a rate: more than these are not begun.
 const UNDER_WAY_MAX: usize = 512;
 
+/// How long an answer to a datagram is waited for.
+const ANSWER_WAIT: Duration = Duration::from_secs(1);
+
 /// What is exchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
@@ -138,8 +141,13 @@ async fn dns(address: &str, id: u16) -> Result<(), Error> {
     socket.connect(address).await?;
     let mut query = QUERY.to_vec();
     query[..2].copy_from_slice(&id.to_be_bytes());
-    socket.send(&query).await?;
     let mut answer = [0; 1_232];
-    let length = socket.recv(&mut answer).await?;
+    let length = loop {
+        socket.send(&query).await?;
+        // A busy machine loses a datagram now and then: asked again, or the loop would wait for it for ever.
+        if let Ok(length) = tokio::time::timeout(ANSWER_WAIT, socket.recv(&mut answer)).await {
+            break length?;
+        }
+    };
     if length > query.len() && answer[..2] == id.to_be_bytes() { Ok(()) } else { Err("no answer to the question".into()) }
 }
