@@ -12,8 +12,10 @@ use probity_proto::v1::coordinator_message::Message as ToProber;
 use probity_proto::v1::prober_message::Message as FromProber;
 use probity_proto::v1::*;
 use probity_rpc::v1::fleet_server::Fleet;
-use tokio::sync::{Notify, mpsc};
+use prost::Message as _;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -28,6 +30,11 @@ pub(crate) const SILENT: Duration = Duration::from_secs(3);
 const OUTGOING: usize = 64;
 /// Messages of rows of one prober that wait for their commit: more wait in the prober's spool.
 const ROWS_WAITING: usize = 4;
+
+/// Hellos of one command.
+const JOINED_AT_ONCE: usize = 64;
+/// No hello is added to so many bytes of them.
+const JOINED_BYTES: usize = 64 << 10;
 
 /// What a prober said last.
 #[derive(Debug, Clone)]
@@ -134,8 +141,57 @@ pub(crate) struct FleetService {
     pub(crate) member: String,
     pub(crate) flush: Duration,
     pub(crate) trace_ppm: u32,
+    pub(crate) joins: Joins,
     pub(crate) tasks: TaskTracker,
-    pub(crate) stop: tokio_util::sync::CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A hello, and who waits for its commit.
+type Joining = (ProberHello, oneshot::Sender<Result<(), ProposeError>>);
+
+/// Gathers hellos: those that come while one command is committed go together in the next. A site that comes back is many probers at once, and
+/// each of their commands would compare every check with one of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Joins(mpsc::Sender<Joining>);
+
+impl Joins {
+    pub(crate) fn gather(node: Node, tasks: &TaskTracker, stop: CancellationToken) -> Joins {
+        let (tx, mut waiting) = mpsc::channel::<Joining>(JOINED_AT_ONCE);
+        tasks.spawn(async move {
+            loop {
+                let first = tokio::select! {
+                    () = stop.cancelled() => return,
+                    first = waiting.recv() => first,
+                };
+                let (mut joined, mut callers, mut bytes, mut next) = (Vec::new(), Vec::new(), 0, first);
+                while let Some((hello, caller)) = next {
+                    bytes += hello.encoded_len();
+                    joined.push(ProberJoined { hello: Some(hello) });
+                    callers.push(caller);
+                    let room = joined.len() < JOINED_AT_ONCE && bytes < JOINED_BYTES;
+                    next = if room { waiting.try_recv().ok() } else { None };
+                }
+                if joined.is_empty() {
+                    return;
+                }
+                let op = Op::FleetChange(FleetChange { joined, ..FleetChange::default() });
+                let committed = tokio::select! {
+                    () = stop.cancelled() => return,
+                    answer = node.propose_while_leading(Node::command(op)) => answer.map(|_| ()),
+                };
+                for caller in callers {
+                    let _ = caller.send(committed.clone());
+                }
+            }
+        });
+        Joins(tx)
+    }
+
+    async fn join(&self, hello: ProberHello) -> Result<(), ProposeError> {
+        let (tx, rx) = oneshot::channel();
+        self.0.send((hello, tx)).await.map_err(|_| ProposeError::Stopping)?;
+        rx.await.map_err(|_| ProposeError::Stopping)?
+    }
 }
 
 type Outgoing = mpsc::Sender<Result<CoordinatorMessage, Status>>;
@@ -187,10 +243,9 @@ impl FleetService {
         let prober = hello.name.clone();
         let spool_id = hello.spool_id.clone();
         let (follows, of_cluster) = (hello.desired_revision, hello.cluster_id.clone());
-        let op = Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() });
         self.node.shared.fleet.heard(&prober, Heartbeat::default());
-        match self.node.propose_while_leading(Node::command(op)).await {
-            Ok(_) => {}
+        match self.joins.join(hello).await {
+            Ok(()) => {}
             Err(ProposeError::Refusal(_)) => {
                 self.not_leader(tx).await;
                 return Ok(());

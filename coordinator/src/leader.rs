@@ -16,6 +16,8 @@ use crate::telemetry::GameDayTraces;
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Departures within this time go in one command.
 const DEPARTURES_WITHIN: Duration = Duration::from_millis(500);
+/// Departures of one command: more follow in the next ones.
+const DEPARTURES_AT_ONCE: usize = 64;
 /// A leader whose own questions wait longer than this cannot tell who is silent.
 const LATE: Duration = Duration::from_millis(500);
 /// A reason is for people, and in the log.
@@ -49,7 +51,7 @@ struct FleetDuties {
 }
 
 impl FleetDuties {
-    /// Departures and sicknesses go in one command: checks move once.
+    /// Departures and sicknesses go in one command, or in few: checks move once, mostly.
     async fn look(&mut self, node: &Node) {
         let alive = |state: &State| state.probers.iter().filter(|p| p.alive).map(|p| p.name.clone()).collect::<Vec<_>>();
         let asked = Instant::now();
@@ -73,7 +75,17 @@ impl FleetDuties {
         if !left.is_empty() {
             tracing::warn!(?left, "probers fell silent");
         }
-        let _ = node.propose(Node::command(Op::FleetChange(FleetChange { left, sickness, ..FleetChange::default() }))).await;
+        let mut changes: Vec<FleetChange> = left.chunks(DEPARTURES_AT_ONCE).map(|left| FleetChange { left: left.to_vec(), ..FleetChange::default() }).collect();
+        if changes.is_empty() {
+            changes.push(FleetChange::default());
+        }
+        changes[0].sickness = sickness;
+        for change in changes {
+            // What is not committed is seen again.
+            if node.propose(Node::command(Op::FleetChange(change))).await.is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -32,7 +32,7 @@ use crate::config::CoordinatorConfig;
 use crate::disk::{DataFile, SyncTimes, make_whole};
 use crate::driver::Driver;
 use crate::effects::Effects;
-use crate::fleet::{FleetMemory, FleetService};
+use crate::fleet::{FleetMemory, FleetService, Joins};
 use crate::forward::Forward;
 use crate::gate::{Admitted, Gate, GateLayer};
 use crate::issue::{AccessService, cannot_issue};
@@ -246,6 +246,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         member: config.name.clone(),
         flush: config.flush,
         trace_ppm: config.trace_ppm,
+        joins: Joins::gather(node.clone(), &tasks, stop.clone()),
         tasks: tasks.clone(),
         stop: stop.clone(),
     };

@@ -59,6 +59,17 @@ mod switch {
     thread_local! {
         static ON: Cell<Option<Bug>> = const { Cell::new(None) };
         static SALT: Cell<u64> = const { Cell::new(0) };
+        static SMALL: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Lets what is done in pieces be done in very small ones in this thread: a simulated cluster is small.
+    pub fn set_small_pieces(on: bool) {
+        SMALL.set(on);
+    }
+
+    /// How large a piece is.
+    pub fn at_once(usual: usize) -> usize {
+        if SMALL.get() { 2 } else { usual }
     }
 
     /// Switches one bug on in this thread, or all off.
@@ -90,6 +101,12 @@ mod switch {
     #[inline(always)]
     pub const fn on(_: Bug) -> bool {
         false
+    }
+
+    /// How large a piece is: as usual.
+    #[inline(always)]
+    pub const fn at_once(usual: usize) -> usize {
+        usual
     }
 
     /// Leaves the order as it is.

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use probity_core::{State, apply};
+use probity_core::{State, apply, next_deadline};
 use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::resource::Spec;
@@ -17,6 +17,8 @@ struct Core {
     state: State,
     index: u64,
     time_us: i64,
+    /// Of one command.
+    longest: Duration,
 }
 
 impl Core {
@@ -30,7 +32,21 @@ impl Core {
         assert!(matches!(result.result, Some(command_result::Result::Applied(_))), "{result:?}");
         // As the replica does now and then; not part of apply.
         self.state.take_changes();
+        self.longest = self.longest.max(took);
         took
+    }
+
+    /// What a command left to do is done in ticks.
+    fn settle(&mut self) -> Duration {
+        let mut all = Duration::ZERO;
+        while next_deadline(&self.state).is_some_and(|at| at <= self.state.now()) {
+            all += self.apply(Op::Tick(Tick {}));
+        }
+        all
+    }
+
+    fn longest(&mut self) -> String {
+        format!("longest {:.0} ms", std::mem::take(&mut self.longest).as_secs_f64() * 1e3)
     }
 
     fn join(&mut self, names: &[usize]) -> Duration {
@@ -38,7 +54,13 @@ impl Core {
             let labels = [("zone".to_owned(), format!("z{}", n % 10))].into();
             ProberJoined { hello: Some(ProberHello { name: format!("prober-{n:04}"), labels, ..ProberHello::default() }) }
         });
-        self.apply(Op::FleetChange(FleetChange { joined: joined.collect(), ..FleetChange::default() }))
+        self.apply(Op::FleetChange(FleetChange { joined: joined.collect(), ..FleetChange::default() })) + self.settle()
+    }
+
+    /// As a leader tells it: the commands one after the other, with whatever they leave to do behind them.
+    fn leave(&mut self, names: &[String]) -> Duration {
+        let change = |left: &[String]| Op::FleetChange(FleetChange { left: left.to_vec(), ..FleetChange::default() });
+        names.chunks(64).map(|left| self.apply(change(left))).sum::<Duration>() + self.settle()
     }
 
     fn put(&mut self, checks: usize) -> Duration {
@@ -79,7 +101,7 @@ fn resident_bytes() -> u64 {
 }
 
 fn core() -> Core {
-    let mut core = Core { state: State::new(), index: 0, time_us: 1_780_000_000_000_000 };
+    let mut core = Core { state: State::new(), index: 0, time_us: 1_780_000_000_000_000, longest: Duration::ZERO };
     core.apply(Op::InitCluster(InitCluster { cluster_id: "scale".to_owned(), version: 1, ..InitCluster::default() }));
     core.apply(Op::LeaderStarted(LeaderStarted { member: 1, term: 1 }));
     core
@@ -107,18 +129,31 @@ fn main() {
 
     let newcomers = probers / 10;
     let before = core.state.meta().next_assignment;
+    core.longest();
     let took = (probers..probers + newcomers).map(|n| core.join(&[n])).sum::<Duration>();
     let moved = core.state.meta().next_assignment - before;
-    row("10 % more join, one command each", took, &format!("{moved} assignments moved, {:.2} ms a join", took.as_secs_f64() * 1e3 / newcomers as f64));
-
-    let left = (0..newcomers).map(|n| format!("prober-{:04}", n * 10)).collect();
+    let a_join = took.as_secs_f64() * 1e3 / newcomers as f64;
+    row("10 % more join, one command each", took, &format!("{moved} assignments moved, {a_join:.2} ms a join, {}", core.longest()));
+    let many: Vec<usize> = (probers + newcomers..probers + 4 * newcomers).collect();
     let before = core.state.meta().next_assignment;
-    let took = core.apply(Op::FleetChange(FleetChange { left, ..FleetChange::default() }));
-    row("10 % are lost, in one command", took, &format!("{} assignments moved", core.state.meta().next_assignment - before));
-    row("everybody says hello again to a new leader", everybody.iter().filter(|n| !n.is_multiple_of(10)).map(|n| core.join(&[*n])).sum(), "nothing moves");
+    let took = many.chunks(64).map(|names| core.join(names)).sum();
+    let moved = core.state.meta().next_assignment - before;
+    row("30 % more join, 64 to a command", took, &format!("{moved} assignments moved, {}", core.longest()));
+
+    let left: Vec<String> = (0..newcomers).map(|n| format!("prober-{:04}", n * 10)).collect();
+    let before = core.state.meta().next_assignment;
+    let took = core.leave(&left);
+    row("10 % are lost, 64 to a command", took, &format!("{} assignments moved, {}", core.state.meta().next_assignment - before, core.longest()));
+    let left: Vec<String> = (0..probers + 4 * newcomers).filter(|n| !n.is_multiple_of(10) && n % 10 < 5).map(|n| format!("prober-{n:04}")).collect();
+    let before = core.state.meta().next_assignment;
+    let took = core.leave(&left);
+    row("four of ten zones are lost, 64 to a command", took, &format!("{} assignments moved, {}", core.state.meta().next_assignment - before, core.longest()));
+    row("everybody says hello again to a new leader", everybody.iter().filter(|n| *n % 10 > 4).map(|n| core.join(&[*n])).sum(), "nothing moves");
     row("a tick", core.apply(Op::Tick(Tick {})), "");
 
     let mut core = self::core();
     core.put(checks);
-    row("the whole fleet joins one command each, checks first", everybody.iter().map(|n| core.join(&[*n])).sum(), "");
+    core.longest();
+    let took = everybody.chunks(64).map(|names| core.join(names)).sum();
+    row("the whole fleet joins 64 to a command, checks first", took, &core.longest());
 }

@@ -4,7 +4,7 @@ use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 use crate::state::State;
-use crate::{access, account, audit, desired, discovery, events, fleet, gameday, members, requests, resources, rows, sickness, slo};
+use crate::{access, account, audit, desired, discovery, events, fleet, gameday, members, pass, requests, resources, rows, sickness, slo};
 
 /// The newest command set that this build understands. A cluster runs at the lowest of its members'.
 pub const COMMAND_VERSION: u32 = 1;
@@ -16,6 +16,7 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> CommandResult 
         return CommandResult { result: Some(command_result::Result::Refused(refused)) };
     }
     let before = state.now();
+    state.placed_now = 0;
     if command.time_us > before {
         state.meta_mut().time_us = command.time_us;
     }
@@ -92,6 +93,7 @@ fn run(state: &mut State, index: u64, command: &Command) -> Result<Applied, Refu
 /// What follows from the time that has passed, and from whatever the command changed.
 fn follow_up(state: &mut State, before: i64) {
     fleet::turn(state, before);
+    pass::go_on(state);
     account::expire(state);
     let turned = std::mem::take(&mut state.turned);
     sickness::look(state, &turned);

@@ -8,7 +8,7 @@ use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::state::{State, resource_key};
-use crate::{assign, discovery, placement, verdict, voice};
+use crate::{assign, discovery, pass, placement, voice};
 
 /// How many checks without their target are remembered; the oldest go into the cluster's account.
 pub const RETIRED_KEPT: usize = 20_000;
@@ -72,10 +72,9 @@ fn put(state: &mut State, fleet: &placement::Fleet, mut new: CheckRecord) {
     }
     let check = new.check.clone();
     state.checks.put(new);
-    placement::place(state, fleet, &check);
     // Its assignments may have ended above, and its rule may be another one.
     voice::drop_unassigned(state, &check);
-    verdict::judge(state, &check, state.now(), 0);
+    pass::soon(state, fleet, &check);
 }
 
 /// The names of a probe's checks.

@@ -13,7 +13,7 @@ use probity_proto::v1::*;
 
 use crate::apply::refused;
 use crate::state::State;
-use crate::{account, assign, events, placement, sickness, slo, verdict, voice};
+use crate::{account, assign, events, pass, placement, sickness, slo, voice};
 
 /// A prober that came back must stay this long before it gets checks again: two leases; doubled with each flap.
 const RETURN_US: i64 = 30 * 1_000_000;
@@ -83,9 +83,11 @@ pub(crate) fn turn(state: &mut State, before: i64) {
     let moved: BTreeSet<String> = absent.flat_map(|name| held(state, name)).collect();
     let fleet = placement::Fleet::of(state);
     for check in &moved {
-        placement::place(state, &fleet, check);
+        pass::soon(state, &fleet, check);
     }
-    placement::place_for(state, &placed);
+    if !placed.is_empty() {
+        pass::compare_with(state, placed);
+    }
 }
 
 /// Forgets one that has been gone for long, unless slots of it are not accounted for yet.
@@ -133,8 +135,7 @@ pub(crate) fn remove(state: &mut State, name: &str) -> Result<(), Refused> {
     let fleet = placement::Fleet::of(state);
     for check in &moved {
         voice::drop_unassigned(state, check);
-        placement::place(state, &fleet, check);
-        verdict::judge(state, check, now, 0);
+        pass::soon(state, &fleet, check);
     }
     events::record(state, "prober", "", &format!("Prober/{name}"), "removed".to_owned());
     Ok(())
@@ -190,15 +191,13 @@ pub(crate) fn change(state: &mut State, op: &FleetChange) {
     // A hello of somebody known moves nothing, and after a change of leader everybody says it.
     let fleet = if moved.is_empty() { placement::Fleet::default() } else { placement::Fleet::of(state) };
     for check in &moved {
-        placement::place(state, &fleet, check);
-        // Whoever left is not heard any more, even if nobody else can run it.
-        verdict::judge(state, check, state.now(), 0);
+        pass::soon(state, &fleet, check);
     }
     // Whoever comes may be wanted by any; whoever has other labels than before, or can do something else, may be wanted by others.
     if relabelled {
-        placement::place_all(state);
+        pass::everything(state);
     } else if !newcomers.is_empty() {
-        placement::place_for(state, &newcomers);
+        pass::compare_with(state, newcomers);
     }
 }
 

@@ -20,6 +20,7 @@ pub mod gameday;
 mod index;
 pub mod invariants;
 pub mod members;
+mod pass;
 pub mod placement;
 pub mod requests;
 mod resources;

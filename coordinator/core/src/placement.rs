@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
+use std::ops::Bound;
 
 use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::*;
@@ -183,6 +184,16 @@ impl Fleet {
         all.eligible.sort_by_key(|c| c.zone);
         all
     }
+
+    /// How many may be given checks.
+    pub(crate) fn len(&self) -> usize {
+        self.eligible.len()
+    }
+
+    /// Those of `names` who may be given checks.
+    pub(crate) fn among(&self, names: &[String]) -> Vec<&Candidate> {
+        self.eligible.iter().filter(|c| names.binary_search(&c.name).is_ok()).collect()
+    }
 }
 
 /// How a check was placed, in numbers: what a prober that comes is compared with. Derived, never stored; a check that has none
@@ -261,25 +272,20 @@ fn placed(state: &State, fleet: &Fleet, check: &str, placement: &Placement, open
     if waiting.is_empty() { (choose(check, placement, &absent(|_, _| true)), None) } else { (waiting, None) }
 }
 
-/// The same for all checks.
-pub(crate) fn place_all(state: &mut State) {
-    let fleet = Fleet::of(state);
-    for check in state.checks.keys() {
-        place(state, &fleet, &check);
-    }
+/// The numbers at hand of checks that are asked about in order: no search for each of them.
+pub(crate) struct Numbers<'a>(std::iter::Peekable<std::collections::btree_map::Range<'a, String, Placed>>);
+
+/// Of the checks after one.
+pub(crate) fn numbers_after<'a>(state: &'a State, check: &str) -> Numbers<'a> {
+    Numbers(state.placed.range::<str, _>((Bound::Excluded(check), Bound::Unbounded)).peekable())
 }
 
-/// Places what probers that came are wanted for.
-pub(crate) fn place_for(state: &mut State, newcomers: &[String]) {
-    let fleet = Fleet::of(state);
-    let new: Vec<&Candidate> = fleet.eligible.iter().filter(|c| newcomers.contains(&c.name)).collect();
-    let mut concerned: Vec<String> = state.placed.iter().filter(|(_, placed)| new.iter().any(|n| placed.wants(n))).map(|(check, _)| check.clone()).collect();
-    if state.placed.len() < state.checks.len() {
-        concerned.extend(state.checks.iter().filter(|c| !state.placed.contains_key(&c.check)).map(|c| c.check.clone()));
-        concerned.sort_unstable();
-    }
-    for check in concerned {
-        place(state, &fleet, &check);
+impl Numbers<'_> {
+    /// Whether a check may want one of those who come; no is certain.
+    pub(crate) fn may_want(&mut self, check: &str, newcomers: &[&Candidate]) -> bool {
+        while self.0.next_if(|(other, _)| other.as_str() < check).is_some() {}
+        let numbers = self.0.next_if(|(other, _)| *other == check);
+        numbers.is_none_or(|(_, placed)| newcomers.iter().any(|new| placed.wants(new)))
     }
 }
 

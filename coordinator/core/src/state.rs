@@ -32,6 +32,8 @@ macro_rules! state {
             pub(crate) index: crate::index::Index,
             pub(crate) desired: crate::desired::Log,
             pub(crate) placed: std::collections::BTreeMap<String, crate::placement::Placed>,
+            /// Checks that the command at hand has placed.
+            pub(crate) placed_now: usize,
             /// Checks on which a voice turned in the command at hand.
             pub(crate) turned: std::collections::BTreeSet<String>,
             hash: u64,
@@ -147,6 +149,8 @@ state! {
     discoveries: DiscoveryRecord = 70, key |r| format!("{}/{}", r.namespace, r.probe);
     /// Accounts of targets that are gone from their probes.
     retired_checks: RetiredCheckRecord = 71, key |r| r.check.clone();
+    /// One row at most: what a change of the fleet has not moved yet.
+    passes: PlacementPassRecord = 72, key |_| String::new();
 }
 
 /// The key of a resource.

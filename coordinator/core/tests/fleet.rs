@@ -2,8 +2,11 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::*;
-use probity_core::assign;
+use probity_core::{State, apply, assign, next_deadline};
+use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 
 const WEB: &str = "default/web";
@@ -324,4 +327,66 @@ fn what_nobody_can_run_is_told_with_the_reason() {
     };
     world.apply(probity_proto::v1::command::Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() }));
     assert_eq!(world.runners("default/web3"), ["p0"]);
+}
+
+/// Who runs each of many checks.
+fn everywhere(world: &World) -> BTreeMap<String, Vec<String>> {
+    world.state.checks.iter().map(|c| (c.check.clone(), world.runners(&c.check))).collect()
+}
+
+#[test]
+fn what_a_large_fleet_moves_is_moved_in_pieces() {
+    let names: Vec<String> = (0..3_500).map(|n| format!("t{n:04}")).collect();
+    let targets: Vec<(&str, &str)> = names.iter().map(|n| (n.as_str(), "127.0.0.1:1")).collect();
+    let many = || vec![probe_with("many", 60 * S, Placement::default(), &targets)];
+    let fleet = |probers: std::ops::Range<usize>| {
+        let mut world = World::new();
+        probers.clone().for_each(|n| world.join(&format!("p{n:02}"), ["a", "b", "c"][n % 3]));
+        world.put(many());
+        world.pass(S);
+        world
+    };
+    let mut world = fleet(0..9);
+    let placed = everywhere(&world);
+    assert_eq!(placed.values().map(Vec::len).sum::<usize>(), 3 * 3_500, "all of a large change is placed");
+    // A replica that starts from what is on the disk in the middle of it has no numbers at hand.
+    let mut restarted = State::default();
+    let reload = |from: &State, to: &mut State| {
+        *to = State::default();
+        from.rows().for_each(|(table, key, value)| to.load(table, &key, &value).expect("a row"));
+    };
+    let in_pieces = |world: &mut World, restarted: &mut State, what: &str| {
+        assert_eq!(next_deadline(&world.state), Some(world.state.now()), "{what}: not in one command");
+        reload(&world.state, restarted);
+        for _ in 0..100 {
+            if next_deadline(&world.state) != Some(world.state.now()) {
+                break;
+            }
+            let before = everywhere(world);
+            world.time_us += 1_000;
+            world.apply(Op::Tick(Tick {}));
+            let tick = world.log.last().expect("the tick");
+            apply(restarted, world.index, tick);
+            assert!(world.state.rows().eq(restarted.rows()), "{what}: a replica that was restarted disagrees");
+            let after = everywhere(world);
+            let moved = after.iter().filter(|(check, runners)| before[*check] != **runners).count();
+            assert!(moved <= 1_100, "{what}: {moved} at once");
+        }
+    };
+    world.leave(&["p00", "p01", "p02", "p03", "p04", "p05"]);
+    in_pieces(&mut world, &mut restarted, "a loss");
+    assert_eq!(everywhere(&world), everywhere(&fleet(6..9)));
+    // More come while those are placed, and then so few that checks are compared with them.
+    for some in [9..14, 14..60, 60..63] {
+        let hellos = some.map(|n| ProberHello {
+            name: format!("p{n:02}"),
+            labels: [("zone".to_owned(), ["a", "b", "c"][n % 3].to_owned())].into(),
+            ..Default::default()
+        });
+        let joined = hellos.map(|hello| ProberJoined { hello: Some(hello) }).collect();
+        world.apply(Op::FleetChange(FleetChange { joined, ..FleetChange::default() }));
+    }
+    in_pieces(&mut world, &mut restarted, "newcomers");
+    assert_eq!(everywhere(&world), everywhere(&fleet(6..63)));
+    assert!(world.state.rows().all(|(table, ..)| table != 72), "nothing is left to do");
 }

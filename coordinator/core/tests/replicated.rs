@@ -259,6 +259,8 @@ fn plan(prober: &str) -> GameDayPlan {
 }
 
 fn history(steps: &[Step]) -> (World, Witness) {
+    // What is done in pieces is done in small ones half of the time.
+    probity_proto::bugs::set_small_pieces(steps.len() % 2 == 1);
     let mut world = World::new();
     let mut witness = Witness::default();
     for (i, prober) in PROBERS.iter().enumerate().take(3) {

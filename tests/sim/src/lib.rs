@@ -33,8 +33,10 @@ pub use report::{Counts, Report, Violation};
 /// Runs one seed, with a known bug or without.
 pub fn run(seed: u64, bug: Option<Bug>) -> Report {
     probity_proto::bugs::set(bug);
+    probity_proto::bugs::set_small_pieces(seed % 2 == 1);
     let report = world::World::new(seed).run();
     probity_proto::bugs::set(None);
+    probity_proto::bugs::set_small_pieces(false);
     report
 }
 
