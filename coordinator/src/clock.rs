@@ -24,9 +24,9 @@ impl ClusterClock {
     }
 
     /// This member leads from now on.
-    pub(crate) fn lead_from(&self, log_time_us: i64) {
+    pub(crate) fn lead_from(&self, log_time_us: i64, wall_us: i64, mono_us: u64) {
         if let Ok(mut inner) = self.inner.lock() {
-            inner.lead_from(log_time_us, wall_us(), self.mono_us());
+            inner.lead_from(log_time_us, wall_us, mono_us);
         }
     }
 

@@ -313,7 +313,9 @@ impl Driver {
     /// A new leader whose wall clock is a quorum's takes its clock, and says so in the log before it acts.
     fn start_leading(&mut self, waiting: &mut BTreeMap<u64, Waiter>, next_tag: &mut u64) -> Result<(), Fatal> {
         let status = self.replica.status();
-        self.node.shared.clock.lead_from(self.replica.state().now());
+        let mono_us = self.node.shared.clock.mono_us();
+        let wall_us = self.replica.agreed_wall_us(mono_us).unwrap_or_else(crate::clock::wall_us);
+        self.node.shared.clock.lead_from(self.replica.state().now(), wall_us, mono_us);
         self.node.shared.fleet.start_grace();
         let op = Op::LeaderStarted(LeaderStarted { member: status.identity.id, term: status.term });
         waiting.insert(*next_tag, Waiter::LeaderStarted);

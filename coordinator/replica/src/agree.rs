@@ -30,23 +30,36 @@ pub(crate) struct HostTime {
     pub(crate) wall_us: i64,
 }
 
+impl HostTime {
+    /// What the wall clock shows when the monotonic one shows `mono_us`, unless it is set.
+    fn wall_at(self, mono_us: u64) -> i64 {
+        self.wall_us.saturating_add_unsigned(mono_us).saturating_sub_unsigned(self.mono_us)
+    }
+}
+
 /// What a leader knows of the others' clocks.
 #[derive(Debug, Default)]
 pub(crate) struct Council {
     term: u64,
-    agreed: bool,
+    /// When a quorum agreed, by these clocks: the wall clock may be set before this leader begins.
+    agreed: Option<HostTime>,
     asked_at: u64,
     handed_over_at: Option<u64>,
-    /// How far each voter's wall clock is ahead of ours.
-    ahead_us: BTreeMap<u64, i64>,
+    /// What each voter's wall clock showed when our monotonic one was 0: ours may be set between two answers.
+    wall_at_0_us: BTreeMap<u64, i64>,
 }
 
 impl Replica {
     /// Whether this leader may propose: a quorum's wall clocks agree with its own. A member that was never told the time does not ask.
     pub fn clocks_agree(&self) -> bool {
         let Some(raft) = &self.raft else { return true };
-        let settled = self.council.agreed && self.council.term == raft.raft.term;
+        let settled = self.council.agreed.is_some() && self.council.term == raft.raft.term;
         self.host.is_none() || settled || bugs::on(Bug::WallClockUnchecked)
+    }
+
+    /// The wall clock that a quorum agreed to, at `mono_us` of the monotonic one; the host's own, where nobody was asked.
+    pub fn agreed_wall_us(&self, mono_us: u64) -> Option<i64> {
+        self.council.agreed.or(self.host).map(|then| then.wall_at(mono_us))
     }
 
     /// At the end of each step: a leader asks, judges, and hands over when a quorum's clocks are others than its own.
@@ -60,7 +73,7 @@ impl Replica {
         if fresh {
             self.council = Council { term, ..Council::default() };
         }
-        if self.council.agreed {
+        if self.council.agreed.is_some() {
             return;
         }
         let store = raft.store();
@@ -69,10 +82,10 @@ impl Replica {
             let of = |ids: &[u64]| ids.is_empty() || 2 * ids.iter().filter(|id| agree(**id)).count() > ids.len();
             of(&voters) && of(&outgoing)
         };
-        let ahead = |id: u64| if id == own { Some(0) } else { self.council.ahead_us.get(&id).copied() };
+        let ahead = |id: u64| if id == own { Some(0) } else { self.council.wall_at_0_us.get(&id).map(|at_0| at_0.saturating_sub(host.wall_at(0))) };
         let shares = |with: i64| quorum(&|id| ahead(id).is_some_and(|a| a.abs_diff(with) <= AGREE_US));
         if shares(0) {
-            self.council.agreed = true;
+            self.council.agreed = Some(host);
             return;
         }
         let better = voters.iter().copied().find(|id| self.could_lead(*id) && ahead(*id).is_some_and(shares));
@@ -108,8 +121,8 @@ impl Replica {
         let member = raft.store().is_member(from);
         let Some(round_trip) = host.mono_us.checked_sub(tell.sent_us).filter(|us| *us <= ROUND_TRIP_MAX_US) else { return };
         if member && tell.term == raft.raft.term && tell.term == self.council.term {
-            let then = host.wall_us.saturating_sub((round_trip / 2) as i64);
-            self.council.ahead_us.insert(from, tell.wall_us.saturating_sub(then));
+            let then = HostTime { mono_us: tell.sent_us + round_trip / 2, wall_us: tell.wall_us };
+            self.council.wall_at_0_us.insert(from, then.wall_at(0));
         }
     }
 

@@ -47,7 +47,8 @@ impl World {
         let Some(node) = member.node.as_mut().filter(|n| n.to_start && n.replica.clocks_agree()) else { return };
         node.to_start = false;
         let status = node.replica.status();
-        let (mono, wall) = (member.clock.mono_us(self.now), member.clock.wall_us(self.now));
+        let mono = member.clock.mono_us(self.now);
+        let wall = node.replica.agreed_wall_us(mono).unwrap_or_else(|| member.clock.wall_us(self.now));
         node.clock.lead_from(node.replica.state().now(), wall, mono);
         node.grace_from = mono;
         node.heard.clear();
