@@ -23,6 +23,8 @@ const RETURN_MAX_US: i64 = 600 * 1_000_000;
 const FORGIVEN_US: i64 = 600 * 1_000_000;
 /// How many old spool ids of a prober are remembered, so that their rows are never taken for new ones.
 pub const RETIRED_SPOOLS_KEPT: usize = 8;
+/// Probers that are gone, of whom it is kept how far their rows were taken.
+pub const DEPARTED_KEPT: usize = 1_000;
 /// Silent for this long, it is somebody's to look after: a reboot is over by then.
 pub const SILENT_ALERT_US: i64 = 600 * 1_000_000;
 /// Silent for this long, and with nothing owed, it is forgotten: those that live for a day leave nothing behind.
@@ -104,6 +106,13 @@ fn forget(state: &mut State, prober: ProberRecord) {
 fn drop_record(state: &mut State, name: &str) {
     if let Some(old) = state.probers.remove(name) {
         state.index.remove_prober(&old);
+        let ProberRecord { name, spool_id, last_sequence, retired_spools, .. } = old;
+        state.departed.put(DepartedProberRecord { name, spool_id, last_sequence, retired_spools, gone_at_us: state.now() });
+        if state.departed.len() > DEPARTED_KEPT
+            && let Some(oldest) = state.departed.iter().min_by_key(|d| d.gone_at_us).map(|d| d.name.clone())
+        {
+            state.departed.remove(&oldest);
+        }
     }
     slo::silent_alert(state, name, None);
     slo::prober_alert(state, name, None);
@@ -260,8 +269,11 @@ fn join(state: &mut State, hello: &ProberHello) {
             Some("joined")
         }
     };
-    if !was_known && !hello.cluster_id.is_empty() && hello.cluster_id == state.meta().cluster_id {
-        // Forgotten, and back with the spool that it had: its rows go on where they were acknowledged.
+    if let Some(gone) = state.departed.remove(&hello.name) {
+        // Its rows go on where they were taken, whether it heard of that or not.
+        (prober.spool_id, prober.last_sequence, prober.retired_spools) = (gone.spool_id, gone.last_sequence, gone.retired_spools);
+    } else if !was_known && !hello.cluster_id.is_empty() && hello.cluster_id == state.meta().cluster_id {
+        // Gone for so long that nothing is kept of it, and back with the spool that it had: its rows go on where they were acknowledged.
         (prober.spool_id, prober.last_sequence) = (hello.spool_id.clone(), hello.acknowledged);
     }
     put(state, prober);

@@ -5,7 +5,7 @@
 
 use probity_proto::v1::*;
 
-use crate::fleet::RETIRED_SPOOLS_KEPT;
+use crate::fleet::{DEPARTED_KEPT, RETIRED_SPOOLS_KEPT};
 use crate::index::Index;
 use crate::state::State;
 use crate::table::{Record, Table};
@@ -190,6 +190,7 @@ fn bounds(state: &State, found: &mut Found) {
     found.at_most("answered requests", state.requests.len(), requests::REQUESTS_KEPT);
     found.at_most("tokens", state.tokens.len(), access::TOKENS_KEPT);
     found.at_most("revocations", state.revocations.len(), access::REVOCATIONS_KEPT);
+    found.at_most("departed probers", state.departed.len(), DEPARTED_KEPT);
     found.at_most("checks without their target", state.retired_checks.len(), checks::RETIRED_KEPT);
     for d in state.discoveries.iter() {
         found.at_most("discovered targets", d.targets.len().max(d.held.len()), discovery::TARGETS_MAX);

@@ -1,7 +1,7 @@
 //! Request ids: a retry after a lost reply is applied once (for 15 minutes of log time).
 
 use probity_proto::bugs::{self, Bug};
-use probity_proto::v1::{CommandResult, RequestRecord};
+use probity_proto::v1::{CommandResult, RefusalCode, RequestRecord, command_result};
 use prost::Message;
 
 use crate::state::State;
@@ -20,9 +20,10 @@ pub fn find(state: &State, id: &str) -> Option<CommandResult> {
     CommandResult::decode(known.result.as_slice()).ok()
 }
 
-/// Remembers the answer.
+/// Remembers the answer; but a change that others came in between is judged anew, and asked for again under the same id.
 pub(crate) fn remember(state: &mut State, id: &str, result: &CommandResult) {
-    if id.is_empty() {
+    let conflict = matches!(&result.result, Some(command_result::Result::Refused(r)) if r.code() == RefusalCode::Conflict);
+    if id.is_empty() || conflict {
         return;
     }
     let request = RequestRecord { id: id.to_owned(), at_us: state.now(), result: result.encode_to_vec() };

@@ -149,6 +149,8 @@ state! {
     discoveries: DiscoveryRecord = 70, key |r| format!("{}/{}", r.namespace, r.probe);
     /// Accounts of targets that are gone from their probes.
     retired_checks: RetiredCheckRecord = 71, key |r| r.check.clone();
+    /// Probers that are gone, newest kept.
+    departed: DepartedProberRecord = 73, key |r| r.name.clone();
     /// One row at most: what a change of the fleet has not moved yet.
     passes: PlacementPassRecord = 72, key |_| String::new();
 }

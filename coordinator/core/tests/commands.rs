@@ -63,6 +63,16 @@ fn a_retry_is_answered_and_not_applied_for_a_quarter_of_an_hour() {
 }
 
 #[test]
+fn a_change_that_others_came_in_between_is_judged_anew() {
+    let mut world = World::new();
+    let slo_first = ApplyResources { base_revision: 7, put: vec![slo("web", "web", 0)], ..ApplyResources::default() };
+    let command = Command { version: 1, request_id: "r1".to_owned(), actor: "ops".to_owned(), op: Some(Op::ApplyResources(slo_first)), ..Command::default() };
+    assert_eq!(code(&world.command(command.clone())), RefusalCode::Conflict, "its probe is not there");
+    world.put(vec![probe("web", S)]);
+    assert_eq!(actions(&world.command(command)), [("created".to_owned(), 1)], "asked for again under the same id");
+}
+
+#[test]
 fn resources_change_as_a_whole_and_against_what_was_seen() {
     let mut world = World::new();
     let result = world.put(vec![probe("web", S), slo("web", "web", 0)]);

@@ -232,17 +232,18 @@ fn who_is_gone_for_good_is_removed_and_owes_nothing() {
     assert!(world.state.audit.iter().any(|a| a.action == "remove" && a.subject == "Prober/p2" && a.actor == "ops"));
     assert!(remove(&mut world, "p2").is_err(), "it is gone");
 
-    // It comes back all the same, with the spool that it had: its rows go on after what was acknowledged, each once.
+    // It comes back all the same, with the spool that it had, and never heard the last acknowledgement: its rows go on after what was taken, each once.
     let (spool_id, sequence) = world.spools["p2"].clone();
     let hello = ProberHello {
         name: "p2".to_owned(),
         labels: [("zone".to_owned(), "c".to_owned())].into(),
         spool_id,
         cluster_id: "c1".to_owned(),
-        acknowledged: sequence,
+        acknowledged: sequence - 1,
         ..ProberHello::default()
     };
     world.apply(command::Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() }));
+    assert_eq!(world.state.probers.get("p2").map(|p| p.last_sequence), Some(sequence));
     world.pass(60 * S);
     let good = world.account().good;
     let a = world.open(WEB, "p2").expect("it runs again");
