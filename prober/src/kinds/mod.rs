@@ -26,7 +26,7 @@ mod websocket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use probity_otel::Otel;
@@ -50,7 +50,7 @@ pub struct ProbeContext {
     resolvers: Resolvers,
     secrets: Secrets,
     tls: tls::Tls,
-    patterns: patterns::Patterns,
+    patterns: Arc<patterns::Patterns>,
     pool: http::Pool,
     tokens: http::Tokens,
     icmp: icmp::Sockets,
@@ -84,7 +84,7 @@ impl ProbeContext {
             resolvers: Resolvers::system(),
             secrets: Secrets::new(config.secrets_dir, config.secrets_need_allow, config.secrets),
             tls: tls::Tls::load(),
-            patterns: patterns::Patterns::new(),
+            patterns: Arc::new(patterns::Patterns::new()),
             pool: http::Pool::default(),
             tokens: http::Tokens::new(),
             ping_hint: icmp.hint(),

@@ -199,6 +199,23 @@ async fn assertions() {
 }
 
 #[tokio::test]
+async fn a_large_body_is_judged_as_a_small_one_is() {
+    let a = server(|_| {
+        let rows: Vec<String> = (0..20_000).map(|n| format!("{{\"id\": {n}, \"status\": \"ok\"}}")).collect();
+        keep(format!("[{}]", rows.join(",")).as_bytes(), "")
+    })
+    .await;
+    let expect = |body: &str| format!("http:\n  url: http://{a}/\n  expect: {{body: [{body}]}}\ntimeout: 30s");
+    let cases = [
+        (expect("{jsonPath: '$[19999].status', equals: ok}, {schema: {type: array, items: {required: [id]}}}"), Reason::Good),
+        (expect("{schema: {type: array, items: {properties: {id: {maximum: 19998}}}}}"), Reason::BodyMismatch),
+        (expect("{matches: '\"id\": 19999,'}"), Reason::Good),
+        (expect("{notContains: '\"id\": 19999,'}"), Reason::BodyMismatch),
+    ];
+    check_all(&cases).await;
+}
+
+#[tokio::test]
 async fn redirects() {
     let other = echo().await;
     let a = server(move |request| match request.split(' ').nth(1).unwrap_or_default() {

@@ -17,6 +17,9 @@ pub(super) use connect::{HEAD_BYTES_MAX, Pool, failure};
 pub(super) use oauth::Tokens;
 use request::Draft;
 
+/// A larger body is judged on another thread.
+const JUDGED_HERE_BYTES: usize = 64 << 10;
+
 /// One request as it is written, wherever it stands.
 #[derive(Clone, Copy)]
 struct Step<'c> {
@@ -105,8 +108,19 @@ async fn one(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, capt
     let expect = step.expect.unwrap_or(&default);
     assert::version(expect, answer.version)?;
     assert::headers(&attempt.context.patterns, expect, &answer.headers)?;
-    assert::body(&attempt.context.patterns, expect, &answer.body)?;
+    body_as_expected(attempt, expect, &answer.body).await?;
     step.captures.iter().try_for_each(|c| capture(attempt, c, &answer, captures))
+}
+
+/// A large one takes milliseconds or more: not on a thread that times other runs, and not past the time-out of its own.
+async fn body_as_expected(attempt: &Attempt<'_>, expect: &HttpExpect, body: &Bytes) -> Result<(), Failure> {
+    let patterns = &attempt.context.patterns;
+    if expect.body.is_empty() || body.len() <= JUDGED_HERE_BYTES {
+        return assert::body(patterns, expect, body);
+    }
+    let (patterns, expect, body) = (patterns.clone(), expect.clone(), body.clone());
+    let judged = tokio::task::spawn_blocking(move || assert::body(&patterns, &expect, &body)).await;
+    judged.unwrap_or_else(|e| Err(Failure::new(Reason::ProberError, format!("the body could not be judged: {e}"))))
 }
 
 /// Sends a request, and what its redirects ask for.
