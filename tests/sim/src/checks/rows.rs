@@ -125,6 +125,12 @@ pub(crate) fn unexplained_misses(state: &State, excuses: Excuses) -> Option<Stri
 /// R10: an objective's ledger says what the account of its probe says; what is missing is neither good nor bad.
 pub(crate) fn ledger_differs(state: &State, probe: &str) -> Option<String> {
     let ledger = state.ledgers.get(&format!("default/{probe}"))?;
+    // An operator may have made the probe before its objective came: what ran until then is the account's alone.
+    let mut made = state.checks.iter().filter(|c| c.probe == probe).map(|c| c.created_at_us);
+    let mut made_and_gone = state.retired_checks.iter().filter(|c| c.probe == probe).map(|c| c.created_at_us);
+    if made.any(|at| at < ledger.created_at_us) || made_and_gone.any(|at| at < ledger.created_at_us) {
+        return None;
+    }
     let account = account::of_probe(state, "default", probe, state.now());
     let hourly = ledger.series.iter().max_by_key(|s| s.width_us)?;
     let (mut good, mut bad, mut missed) = (0, 0, 0);
