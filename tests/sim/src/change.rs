@@ -188,18 +188,19 @@ impl World {
         self.request(leader, Request::Configure(Box::new(command)));
     }
 
-    /// A member gets another build; or the cluster's version is raised, if all are ready.
+    /// A member gets another build; or the cluster's version is raised, if all are ready. Once it is, somebody goes back.
     pub(crate) fn upgrade(&mut self, turn: u64) {
         let m = turn as usize % self.members.len();
+        let raised = self.members.iter().filter_map(|m| m.node.as_ref()).any(|n| n.replica.state().meta().version >= 2);
         match turn / 8 % 5 {
-            0 | 1 => {
+            0 | 1 if !raised => {
                 if let Some((leader, _)) = self.group() {
                     self.counts.add("new cluster version asked for");
                     self.request(leader, Request::Propose(command(Op::SetClusterVersion(SetClusterVersion { version: 2 })), Waiter::Operator));
                 }
             }
             step => {
-                let build = if step == 4 { 1 } else { 2 };
+                let build = if step == 4 || raised && step < 3 { 1 } else { 2 };
                 let member = &mut self.members[m];
                 if member.node.is_some() && member.build != build {
                     member.build = build;
