@@ -72,8 +72,7 @@ fn the_demo_closes_the_loop_and_remembers_it() {
     });
     assert_account(&client.json(&["status"]).expect("a status"));
 
-    server.signal(Signal::SIGINT);
-    assert_eq!(server.stop(), 0, "{}", server.log());
+    assert_eq!(server.stop_by(Signal::SIGINT), 0, "{}", server.log());
 
     let (mut server, client) = up(dir.path());
     let report = client.json(&["gameday", "report", "quick-1"]).expect("it is still known");

@@ -107,7 +107,12 @@ impl Server {
 
     /// Asks it to end, and waits; its exit code.
     pub fn stop(&mut self) -> i32 {
-        self.signal(Signal::SIGTERM);
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// Ends it by one signal: a second one would end it at once.
+    pub fn stop_by(&mut self, signal: Signal) -> i32 {
+        self.signal(signal);
         let ended = wait_for("the server to end", || self.child.try_wait().expect("its state"));
         ended.code().unwrap_or(-1)
     }
