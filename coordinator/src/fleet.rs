@@ -245,7 +245,8 @@ impl FleetService {
         let (follows, of_cluster) = (hello.desired_revision, hello.cluster_id.clone());
         self.node.shared.fleet.heard(&prober, Heartbeat::default());
         match self.joins.join(hello).await {
-            Ok(()) => {}
+            // It may have waited for long, and could not be heard.
+            Ok(()) => self.node.shared.fleet.still_there(&prober),
             Err(ProposeError::Refusal(_)) => {
                 self.not_leader(tx).await;
                 return Ok(());

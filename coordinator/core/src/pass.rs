@@ -9,12 +9,12 @@ use probity_proto::v1::PlacementPassRecord;
 
 use crate::placement::{self, Candidate, Fleet};
 use crate::state::State;
-use crate::{assign, fleet, verdict};
+use crate::verdict;
 
 /// Checks that one command places anew: some 50 ms of work.
 const PLACED_AT_ONCE: usize = 1_000;
-/// Checks that it looks at for that.
-const LOOKED_AT_ONCE: usize = 5_000;
+/// Checks that it looks at for that: a replica that has no numbers at hand places all of them.
+const LOOKED_AT_ONCE: usize = 2_000;
 /// With more newcomers every check is placed anew: comparing it with each of them would cost more...
 const COMPARED_MAX: usize = 16;
 /// ...and so it is when one of so many probers is new: most checks want one of them.
@@ -25,7 +25,13 @@ pub(crate) fn soon(state: &mut State, fleet: &Fleet, check: &str) {
     if state.placed_now < bugs::at_once(PLACED_AT_ONCE) {
         state.placed_now += 1;
         settle(state, fleet, check);
-    } else if state.passes.get("").is_none_or(|p| !p.owed || p.wrapped || p.after != p.until) {
+        return;
+    }
+    // Which checks wait is state: it cannot be told from their assignments.
+    if let Some(check) = state.checks.get_mut(check) {
+        check.unsettled = true;
+    }
+    if state.passes.get("").is_none_or(|p| !p.owed || p.wrapped || p.after != p.until) {
         begin(state, |pass| pass.owed = true);
     }
 }
@@ -58,19 +64,20 @@ pub(crate) fn go_on(state: &mut State) {
     let Some(mut pass) = state.passes.get("").cloned() else { return };
     let fleet = Fleet::of(state);
     let new: Vec<&Candidate> = fleet.among(&pass.newcomers);
-    let many = pass.newcomers.len() > COMPARED_MAX || pass.newcomers.len() * COMPARED_SHARE > fleet.len();
+    let many = pass.newcomers.len() > COMPARED_MAX || pass.newcomers.len() * bugs::at_once(COMPARED_SHARE) > fleet.len();
     let all = pass.everything || many;
     let (mut places, mut looks) = (bugs::at_once(PLACED_AT_ONCE).saturating_sub(state.placed_now), bugs::at_once(LOOKED_AT_ONCE));
     let mut concerned = Vec::new();
     let mut through = true;
     let mut numbers = placement::numbers_after(state, &pass.after);
-    for check in state.checks.after(&pass.after).map(|c| &c.check).take_while(|c| !pass.wrapped || **c <= pass.until) {
+    for record in state.checks.after(&pass.after).take_while(|c| !pass.wrapped || c.check <= pass.until) {
+        let check = &record.check;
         if looks == 0 || places == 0 {
             through = false;
             break;
         }
         looks -= 1;
-        let due = all || pass.owed && is_owed(state, check);
+        let due = all || pass.owed && record.unsettled;
         places -= usize::from(due);
         if due || !pass.newcomers.is_empty() && numbers.may_want(check, &new) {
             concerned.push(check.clone());
@@ -92,17 +99,14 @@ pub(crate) fn go_on(state: &mut State) {
 }
 
 fn settle(state: &mut State, fleet: &Fleet, check: &str) {
+    if state.checks.get(check).is_some_and(|c| c.unsettled)
+        && let Some(check) = state.checks.get_mut(check)
+    {
+        check.unsettled = false;
+    }
     placement::place(state, fleet, check);
     // Whoever left is not heard any more, even if nobody else can run it.
     verdict::judge(state, check, state.now(), 0);
-}
-
-/// Whether a check has nobody, or one who is gone for good.
-fn is_owed(state: &State, check: &str) -> bool {
-    let now = state.now();
-    let gone = |name: &str| state.probers.get(name).is_none_or(|p| !p.alive && !fleet::keeps(p, now));
-    let mut open = assign::of_check(state, check).filter(|a| a.until_us == 0).peekable();
-    open.peek().is_none() || open.any(|a| gone(&a.prober))
 }
 
 /// While there is something left to place, time need not pass.

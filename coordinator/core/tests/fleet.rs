@@ -356,9 +356,8 @@ fn what_a_large_fleet_moves_is_moved_in_pieces() {
         *to = State::default();
         from.rows().for_each(|(table, key, value)| to.load(table, &key, &value).expect("a row"));
     };
-    let in_pieces = |world: &mut World, restarted: &mut State, what: &str| {
+    let in_pieces_from = |world: &mut World, restarted: &mut State, what: &str| {
         assert_eq!(next_deadline(&world.state), Some(world.state.now()), "{what}: not in one command");
-        reload(&world.state, restarted);
         for _ in 0..100 {
             if next_deadline(&world.state) != Some(world.state.now()) {
                 break;
@@ -373,6 +372,10 @@ fn what_a_large_fleet_moves_is_moved_in_pieces() {
             let moved = after.iter().filter(|(check, runners)| before[*check] != **runners).count();
             assert!(moved <= 1_100, "{what}: {moved} at once");
         }
+    };
+    let in_pieces = |world: &mut World, restarted: &mut State, what: &str| {
+        reload(&world.state, restarted);
+        in_pieces_from(world, restarted, what);
     };
     world.leave(&["p00", "p01", "p02", "p03", "p04", "p05"]);
     in_pieces(&mut world, &mut restarted, "a loss");
@@ -390,4 +393,26 @@ fn what_a_large_fleet_moves_is_moved_in_pieces() {
     in_pieces(&mut world, &mut restarted, "newcomers");
     assert_eq!(everywhere(&world), everywhere(&fleet(6..63)));
     assert!(world.state.rows().all(|(table, ..)| table != 72), "nothing is left to do");
+
+    // Nobody left or came, and yet every check is another one's too.
+    world.put(vec![probe_with("many", 60 * S, Placement { count: 5, ..Placement::default() }, &targets)]);
+    in_pieces(&mut world, &mut restarted, "a larger count");
+    assert!(everywhere(&world).values().all(|runners| runners.len() == 5));
+    // One that comes is compared, by a replica that has the numbers as by one that has none.
+    reload(&world.state, &mut restarted);
+    let hello = ProberHello { name: "p63".to_owned(), labels: [("zone".to_owned(), "a".to_owned())].into(), ..ProberHello::default() };
+    world.apply(Op::FleetChange(FleetChange { joined: vec![ProberJoined { hello: Some(hello) }], ..FleetChange::default() }));
+    let joined = world.log.last().expect("the hello");
+    apply(&mut restarted, world.index, joined);
+    in_pieces_from(&mut world, &mut restarted, "one more");
+    assert!(everywhere(&world).values().any(|runners| runners.contains(&"p63".to_owned())));
+
+    // Many leave and are back, with a wait, before the rest of their checks was looked at.
+    world.leave(&["p20", "p21", "p22", "p23", "p24", "p25", "p26", "p27", "p28", "p29"]);
+    for n in 20..30 {
+        world.join(&format!("p{n}"), ["a", "b", "c"][n % 3]);
+    }
+    in_pieces(&mut world, &mut restarted, "a flap");
+    let flapped = |name: &String| ("p20"..="p29").contains(&name.as_str());
+    assert!(everywhere(&world).values().all(|runners| runners.len() == 5 && !runners.iter().any(flapped)), "they must stay first");
 }
