@@ -50,9 +50,14 @@ impl HaltLatch {
         self.lock().1.remove(&id);
     }
 
-    /// A lift was committed: it is of all of them.
-    pub(crate) fn lift(&self) {
-        self.lock().1.clear();
+    /// The newest there was.
+    pub(crate) fn newest(&self) -> u64 {
+        self.lock().0
+    }
+
+    /// A lift was committed: it is of all up to the newest that there was when it was asked for.
+    pub(crate) fn lift(&self, up_to: u64) {
+        self.lock().1.retain(|id| *id > up_to);
     }
 
     /// Whether that one waits still.
@@ -86,21 +91,25 @@ impl OperatorService {
         let link = request.extensions().get::<Link>().cloned();
         let hand_on_for = link.as_ref().filter(|_| !admitted.handed_on);
         match self.commit_halt(id, command.clone(), hand_on_for, &asked).await {
-            Ok((committed, told_there)) => Ok(HaltReply { committed, all_ended_by_us, probers_told: probers_told + told_there }),
+            Ok((committed, told_there)) => {
+                if !committed {
+                    self.go_on_halting(id, command, link, asked);
+                }
+                Ok(HaltReply { committed, all_ended_by_us, probers_told: probers_told + told_there })
+            }
             Err(status) if final_no(&status) || (admitted.handed_on && matches!(Refusal::of(&status), Some(Refusal::NotLeader(Some(_))))) => {
                 self.node.settle_halt(id);
                 Err(status)
             }
             Err(_) => {
-                let service = self.clone();
-                tokio::spawn(async move { service.keep_halting(id, command, link, asked).await });
+                self.go_on_halting(id, command, link, asked);
                 Ok(HaltReply { committed: false, all_ended_by_us, probers_told })
             }
         }
     }
 
-    /// Commits a halt here, or hands it on to the leader, and settles it: whether it is committed (the leader goes on if not), and
-    /// how many probers more were told of it there.
+    /// Commits a halt here, or hands it on to the leader: whether it is committed, which settles it, and how many probers more were told of it
+    /// there. A leader that only took it may be gone before it is committed.
     async fn commit_halt(&self, id: u64, command: Command, hand_on_for: Option<&Link>, asked: &HaltRequest) -> Result<(bool, u32), Status> {
         let done = match (self.node.propose(command).await, hand_on_for) {
             (Ok(_), _) => (true, 0),
@@ -110,8 +119,15 @@ impl OperatorService {
             }
             (Err(e), _) => return Err(status(e)),
         };
-        self.node.settle_halt(id);
+        if done.0 {
+            self.node.settle_halt(id);
+        }
         Ok(done)
+    }
+
+    fn go_on_halting(&self, id: u64, command: Command, link: Option<Link>, asked: HaltRequest) {
+        let service = self.clone();
+        tokio::spawn(async move { service.keep_halting(id, command, link, asked).await });
     }
 
     /// A halt that waits is committed as soon as there is a quorum.
@@ -148,8 +164,12 @@ mod tests {
         assert!(!latch.is_on());
         latch.take();
         latch.take();
-        latch.lift();
-        assert!(!latch.is_on(), "a lift is of all");
+        let asked_for = latch.newest();
+        let later = latch.take();
+        latch.lift(asked_for);
+        assert!(latch.waits(later), "what was taken while a lift was on its way holds");
+        latch.lift(latch.newest());
+        assert!(!latch.is_on(), "a lift is of all there were");
     }
 
     #[test]

@@ -220,8 +220,8 @@ impl Node {
         self.shared.fleet.wake(&Touched::Everybody);
     }
 
-    pub(crate) fn lift_halts(&self) {
-        self.shared.halt_latch.lift();
+    pub(crate) fn lift_halts(&self, up_to: u64) {
+        self.shared.halt_latch.lift(up_to);
         self.shared.fleet.wake(&Touched::Everybody);
     }
 

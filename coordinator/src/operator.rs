@@ -400,9 +400,10 @@ impl Operator for OperatorService {
         let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
         let request_id = request.get_ref().request_id.clone();
+        let newest = self.node.shared.halt_latch.newest();
         self.node.propose(Self::command(&admitted, &request_id, Op::LiftHalt(LiftHalt {}))).await.map_err(status)?;
         // Not before: what was not lifted holds.
-        self.node.lift_halts();
+        self.node.lift_halts(newest);
         Ok(Response::new(LiftHaltReply {}))
     }
 
