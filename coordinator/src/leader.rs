@@ -20,6 +20,8 @@ const DEPARTURES_WITHIN: Duration = Duration::from_millis(500);
 const DEPARTURES_AT_ONCE: usize = 64;
 /// A leader whose own questions wait longer than this cannot tell who is silent.
 const LATE: Duration = Duration::from_millis(500);
+/// It calls nobody silent for so long at most: who is really gone must not keep checks for as long as the leader is slow.
+const LATE_MAX: Duration = Duration::from_secs(30);
 /// A reason is for people, and in the log.
 const SICK_REASON_CHARS_MAX: usize = 256;
 
@@ -48,6 +50,8 @@ pub(crate) async fn run(node: Node, effects: Effects, mut traces: GameDayTraces,
 struct FleetDuties {
     /// The first of those who are silent now was noticed then.
     silent_since: Option<Instant>,
+    /// Its own questions wait since then.
+    late_since: Option<Instant>,
 }
 
 impl FleetDuties {
@@ -56,7 +60,8 @@ impl FleetDuties {
         let alive = |state: &State| state.probers.iter().filter(|p| p.alive).map(|p| p.name.clone()).collect::<Vec<_>>();
         let asked = Instant::now();
         let Ok((alive, sickness)) = node.query(move |state, live| (alive(state), changed_sickness(state, live))).await else { return };
-        let late = asked.elapsed() > LATE;
+        self.late_since = (asked.elapsed() > LATE).then(|| self.late_since.unwrap_or(asked));
+        let late = self.late_since.is_some_and(|since| since.elapsed() < LATE_MAX);
         let mut left: Vec<String> = alive.into_iter().filter(|p| node.shared.fleet.silent_for(p) > SILENT).collect();
         // What ends one prober often ends others: they are waited for, briefly.
         match self.silent_since {
