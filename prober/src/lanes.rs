@@ -74,23 +74,21 @@ fn lane<T: Timed>(number: usize) -> io::Result<mpsc::Sender<Vec<T>>> {
 }
 
 fn drive<T: Timed>(runtime: Runtime, batches: mpsc::Receiver<Vec<T>>, alarm: &Alarm) {
-    if let Err(e) = runtime.block_on(keep_time(batches, alarm)) {
-        tracing::error!(error = %e, "a thread that runs probes has no timer any more, and ends");
-    }
+    runtime.block_on(keep_time(batches, alarm));
     // What blocks must not hold the end.
     runtime.shutdown_background();
 }
 
-async fn keep_time<T: Timed>(mut batches: mpsc::Receiver<Vec<T>>, alarm: &Alarm) -> io::Result<()> {
+async fn keep_time<T: Timed>(mut batches: mpsc::Receiver<Vec<T>>, alarm: &Alarm) {
     let mut waiting: VecDeque<T> = VecDeque::new();
     let mut last_turn = Instant::now();
     loop {
         let next = waiting.front().map(|first| first.at().max(last_turn + TURN_GAP));
         tokio::select! {
-            ended = alarm.sleep_until(next.unwrap_or(last_turn)), if next.is_some() => ended?,
+            () = alarm.sleep_until(next.unwrap_or(last_turn)), if next.is_some() => {}
             batch = batches.recv() => match batch {
                 Some(batch) => batch.into_iter().for_each(|one| insert(&mut waiting, one)),
-                None => return Ok(()),
+                None => return,
             },
         }
         last_turn = Instant::now();
