@@ -77,13 +77,9 @@ pub(super) struct Line {
 struct State {
     received_bytes: u64,
     allowed_bytes: u64,
+    /// More came than was allowed: for good, since nothing is handed on from then.
+    too_much: bool,
     error: Option<io::Error>,
-}
-
-impl State {
-    fn too_much(&self) -> bool {
-        self.received_bytes > self.allowed_bytes
-    }
 }
 
 /// Why a connection is of no more use.
@@ -113,7 +109,7 @@ impl Line {
     /// Whether it is known to be of no more use.
     pub(super) fn is_useless(&self) -> bool {
         let state = self.state();
-        state.error.is_some() || state.too_much()
+        state.error.is_some() || state.too_much
     }
 
     /// Ends when the connection is of no more use.
@@ -124,7 +120,7 @@ impl Line {
                 if let Some(e) = state.error.take() {
                     return Trouble::Socket(e);
                 }
-                if state.too_much() {
+                if state.too_much {
                     return Trouble::TooMuch;
                 }
             }
@@ -141,10 +137,11 @@ impl Line {
     fn received(&self, bytes: usize) -> bool {
         let mut state = self.state();
         state.received_bytes += bytes as u64;
-        if state.too_much() {
+        state.too_much |= state.received_bytes > state.allowed_bytes;
+        if state.too_much {
             self.troubled.notify_one();
         }
-        !state.too_much()
+        !state.too_much
     }
 }
 
