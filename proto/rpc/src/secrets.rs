@@ -15,8 +15,15 @@ const ALLOW: &str = "allow";
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Allowed {
+    #[serde(default, deserialize_with = "present")]
     namespaces: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "present")]
     hosts: Option<Vec<String>>,
+}
+
+/// A key that is there limits, even if nothing stands behind it: lines that are commented out must not open what they closed.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<String>>, D::Error> {
+    Option::<Vec<String>>::deserialize(deserializer).map(|all| Some(all.unwrap_or_default()))
 }
 
 impl Allowed {
@@ -65,6 +72,7 @@ mod tests {
         let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("a file");
         write("shop.allow", "namespaces: [shop]\nhosts: [hooks.example.com, '*.example.org', '2001:db8::1']\n");
         write("nobody.allow", "namespaces: []\n");
+        write("emptied.allow", "namespaces:\n#  - shop\nhosts:\n");
         write("broken.allow", "namespace: shop\n");
         let read = async |name: &str, namespace: &str, host: Option<&str>| allowed(dir.path(), false, name, namespace, host).await;
         assert_eq!(read("open", "search", Some("evil.example")).await, Ok(()));
@@ -79,6 +87,7 @@ mod tests {
             ("shop", "shop", Some(".example.org"), "may not be sent to this host"),
             ("shop", "shop", Some("evilexample.org"), "may not be sent to this host"),
             ("nobody", "shop", None, "is not for this namespace"),
+            ("emptied", "shop", None, "is not for this namespace"),
             ("broken", "shop", None, "cannot be read"),
         ] {
             assert!(read(name, namespace, host).await.is_err_and(|said| said.contains(why)), "{name} {host:?}");
