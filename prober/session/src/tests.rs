@@ -263,7 +263,7 @@ fn faults_obey_fence_end_and_halt() {
 }
 
 /// A session on a disk that outlives it.
-fn open_on(path: &std::path::Path) -> Session {
+fn open_on(path: &std::path::Path, now_us: i64) -> Session {
     let config = Config {
         prober: "p".to_owned(),
         new_spool_id: "s1".to_owned(),
@@ -272,7 +272,7 @@ fn open_on(path: &std::path::Path) -> Session {
         unsteady_flush_us: 200_000,
         ahead_us: 0,
     };
-    Session::open(redb::Database::create(path).expect("a file"), config, 0).expect("opens")
+    Session::open(redb::Database::create(path).expect("a file"), config, now_us).expect("opens")
 }
 
 #[test]
@@ -282,14 +282,14 @@ fn a_fault_that_was_handed_out_never_begins_again_even_after_a_crash_at_once() {
     let wish =
         FaultWish { fault_id: "f1".to_owned(), spec: Some(FaultSpec::default()), wanted: true, fence: 1, not_after_us: 60 * SECOND, ..FaultWish::default() };
     let set = DesiredSet { faults: vec![wish], ..desired(Vec::new()) };
-    let mut session = open_on(&path);
+    let mut session = open_on(&path, 0);
     session.on_desired(set.clone(), SECOND);
     assert!(session.fault_actions(SECOND).is_empty(), "its id is not on the disk yet");
     session.commit().expect("stored");
     assert!(matches!(&session.fault_actions(SECOND)[..], [FaultAction::Start { .. }]));
     // The process ends before the engine has said a word, and the engine's journal is gone.
     drop(session);
-    let mut session = open_on(&path);
+    let mut session = open_on(&path, 0);
     session.on_desired(set.clone(), 2 * SECOND);
     session.commit().expect("stored");
     assert!(session.fault_actions(SECOND).is_empty());
@@ -473,16 +473,8 @@ fn what_grows_too_old_is_dropped_with_its_size() {
 #[test]
 fn a_crash_after_a_change_owns_up_to_the_open_row() {
     let dir = tempfile::tempdir().expect("a directory");
-    let db = || redb::Database::create(dir.path().join("p.redb")).expect("opens");
-    let config = || Config {
-        prober: "p".to_owned(),
-        new_spool_id: "s1".to_owned(),
-        spool_bytes_max: 1 << 20,
-        flush_us: 10_000_000,
-        unsteady_flush_us: 200_000,
-        ahead_us: 0,
-    };
-    let mut session = Session::open(db(), config(), 100 * SECOND).expect("opens");
+    let path = dir.path().join("p.redb");
+    let mut session = open_on(&path, 100 * SECOND);
     session.on_desired(desired(vec![assignment(1, 101)]), 100 * SECOND);
     session.commit().expect("stored");
     run(&mut session, 101, 104, Reason::Good);
@@ -491,7 +483,7 @@ fn a_crash_after_a_change_owns_up_to_the_open_row() {
     session.on_desired(DesiredSet { revision: 2, base_revision: 1, ..desired(vec![ended]) }, 104 * SECOND);
     session.commit().expect("stored");
     drop(session);
-    let mut session = Session::open(db(), config(), 110 * SECOND).expect("opens");
+    let mut session = open_on(&path, 110 * SECOND);
     session.due(110 * SECOND);
     session.close_everything(110 * SECOND);
     session.commit().expect("stored");
@@ -536,11 +528,11 @@ fn a_slow_disk_delays_a_beginning_and_no_end() {
 fn a_fence_that_a_heartbeat_brought_outlives_a_crash() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("p.redb");
-    let mut session = open_on(&path);
+    let mut session = open_on(&path, 0);
     session.on_heartbeat(&HeartbeatReply { fence: 9, ..HeartbeatReply::default() }, SECOND);
     session.commit().expect("stored");
     drop(session);
-    let mut session = open_on(&path);
+    let mut session = open_on(&path, 0);
     let wish =
         FaultWish { fault_id: "f".to_owned(), fence: 8, spec: Some(FaultSpec::default()), not_after_us: 60 * SECOND, wanted: true, ..FaultWish::default() };
     session.on_desired(DesiredSet { fence: 8, faults: vec![wish], lease_us: 15_000_000, ..DesiredSet::default() }, 2 * SECOND);
