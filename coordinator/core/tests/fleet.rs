@@ -380,7 +380,7 @@ fn what_a_large_fleet_moves_is_moved_in_pieces() {
     world.leave(&["p00", "p01", "p02", "p03", "p04", "p05"]);
     in_pieces(&mut world, &mut restarted, "a loss");
     assert_eq!(everywhere(&world), everywhere(&fleet(6..9)));
-    // More come while those are placed, and then so few that checks are compared with them.
+    // More come while those are placed.
     for some in [9..14, 14..60, 60..63] {
         let hellos = some.map(|n| ProberHello {
             name: format!("p{n:02}"),
