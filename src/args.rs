@@ -21,6 +21,7 @@ pub(crate) struct Cli {
 
 /// Options that every subcommand takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Of every command")]
 pub(crate) struct Global {
     /// gRPC addresses of coordinators, host:port, separated by commas [default: the context's, or 127.0.0.1:7601]
     #[arg(long, global = true, env = "PROBITY_SERVER", value_name = "ADDR", value_delimiter = ',')]

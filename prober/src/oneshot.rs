@@ -22,7 +22,7 @@ pub struct Options {
     pub tcp_tls: bool,
     /// STARTTLS of TCP and TLS targets.
     pub starttls: String,
-    /// What is sent to TCP targets, and what must come back.
+    /// What is sent to TCP, UDP and WebSocket targets, and what must come back.
     pub exchange: (String, String),
     /// The run's time-out.
     pub timeout_us: u64,
@@ -64,7 +64,17 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
         "dns" | "ping" | "icmp" | "trace" | "udp" | "grpc" | "grpcs" | "ws" | "wss" => typed::kind(scheme, rest, options)?,
         other => return Err(format!("unknown scheme {other:?} (known: https, http, tcp, tls, udp, dns, ping, trace, grpc, grpcs, ws, wss)")),
     };
-    let asked = asked_of_tls(&options.tls);
+    let has = |fields: &[(&'static str, bool)]| -> Vec<&'static str> { fields.iter().filter(|(_, asked)| *asked).map(|(flag, _)| *flag).collect() };
+    let asked = has(&asked_of_http(options));
+    if !asked.is_empty() && !matches!(kind, Kind::Http(_)) {
+        return Err(format!("{target:?} is no HTTP, so {} cannot hold", asked.join(", ")));
+    }
+    let asked = has(&[("--send", !options.exchange.0.is_empty()), ("--expect", !options.exchange.1.is_empty())]);
+    if !asked.is_empty() && !matches!(kind, Kind::Tcp(_) | Kind::Udp(_) | Kind::Websocket(_)) {
+        let hint = if matches!(kind, Kind::Http(_)) { "--data, --expect-body and --expect-match are HTTP's" } else { "tcp, udp and ws targets have it" };
+        return Err(format!("{target:?} has no dialogue, so {} cannot hold ({hint})", asked.join(", ")));
+    }
+    let asked = has(&asked_of_tls(&options.tls));
     if !asked.is_empty() && !speaks_tls(&kind) {
         let hint = if scheme == "tcp" { " (--tls or --starttls)" } else { "" };
         return Err(format!("{target:?} speaks no TLS{hint}, so {} cannot hold", asked.join(", ")));
@@ -80,15 +90,28 @@ pub fn check(target: &str, options: &Options) -> Result<CheckSpec, String> {
     })
 }
 
-/// The flags that want something of a certificate, or show one: silently passed over they would seem to hold.
-fn asked_of_tls(tls: &TlsOptions) -> Vec<&'static str> {
-    let asked = [
+/// The flags that want something of an answer, or send something: silently passed over they would seem to hold. Headers go to gRPC and WebSockets too.
+fn asked_of_http(options: &Options) -> [(&'static str, bool); 6] {
+    let http = &options.http;
+    [
+        ("--expect-status", !options.status.is_empty()),
+        ("--expect-body, --expect-match or --expect-json", !options.body.is_empty()),
+        ("--expect-header", !options.headers.is_empty()),
+        ("--data, --json or --form", !http.body.is_empty() || !http.json_body.is_empty() || !http.form.is_empty()),
+        ("--user", http.auth.is_some()),
+        ("--proxy", http.proxy.is_some()),
+    ]
+}
+
+/// The flags that want something of a certificate, or show one.
+fn asked_of_tls(tls: &TlsOptions) -> [(&'static str, bool); 5] {
+    [
         ("--cert", !tls.client_certificate_secret_ref.is_empty()),
         ("--key", !tls.client_key_secret_ref.is_empty()),
         ("--min-days", tls.min_days > 0),
         ("--pin", !tls.pins.is_empty()),
-    ];
-    asked.into_iter().filter(|(_, asked)| *asked).map(|(flag, _)| flag).collect()
+        ("--cert-status", tls.require_staple),
+    ]
 }
 
 fn speaks_tls(kind: &Kind) -> bool {
@@ -166,6 +189,26 @@ mod tests {
         }
         for target in ["https://h/", "tls://h:1", "wss://h/", "grpcs://h:1", "dns://1.1.1.1/a?transport=tls"] {
             assert!(check(target, &options).is_ok(), "{target}");
+        }
+    }
+
+    #[test]
+    fn what_is_asked_of_another_kind_is_refused() {
+        let status = Options { status: vec![StatusRange { from: 200, to: 200 }], ..Options::default() };
+        let dialogue = Options { exchange: ("hi".to_owned(), "ho".to_owned()), ..Options::default() };
+        let posted = Options { http: HttpCheck { body: "x".to_owned(), ..HttpCheck::default() }, ..Options::default() };
+        for (options, flag, good, bad) in [
+            (status, "--expect-status", &["https://h/"][..], &["h:1", "tls://h", "dns://s/n", "ping://h", "ws://h/", "grpc://h:1"][..]),
+            (dialogue, "--send, --expect cannot hold", &["h:1", "udp://h:1", "ws://h/"], &["https://h/", "tls://h", "ping://h", "trace://h", "grpc://h:1"]),
+            (posted, "--data", &["http://h/"], &["h:1", "ws://h/"]),
+        ] {
+            let options = Options { timeout_us: 1_000_000, ..options };
+            for target in good {
+                assert!(check(target, &options).is_ok(), "{target} {flag}");
+            }
+            for target in bad {
+                assert!(check(target, &options).expect_err(target).contains(flag), "{target} {flag}");
+            }
         }
     }
 }

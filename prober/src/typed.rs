@@ -33,13 +33,13 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
             if scheme == "grpcs" {
                 set(&mut spec, "tls", json!({}));
             }
-            if !options.headers.is_empty() {
+            if !options.http.headers.is_empty() {
                 set(&mut spec, "metadata", headers());
             }
             ("grpc", address.to_owned())
         }
         _ => {
-            if !options.headers.is_empty() {
+            if !options.http.headers.is_empty() {
                 set(&mut spec, "headers", headers());
             }
             ("websocket", format!("{scheme}://{target}"))
@@ -48,8 +48,15 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
     if target.is_empty() && word != "dns" {
         return Err(format!("\"{scheme}://{rest}\" has no target"));
     }
+    if matches!(word, "udp" | "websocket") {
+        for (key, text) in [("send", &options.exchange.0), ("expect", &options.exchange.1)] {
+            if !text.is_empty() {
+                set(&mut spec, key, json!(text));
+            }
+        }
+    }
     for pair in query.split('&').filter(|p| !p.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        let (key, value) = pair.split_once('=').unwrap_or((pair, if pair == "dnssec" { "{}" } else { "true" }));
         set(&mut spec, key, json!(decoded(value)));
     }
     let mut kind = read(word, &target, &spec, options.timeout_us)?;
@@ -147,11 +154,18 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
+/// These are never a list or mapping, whatever they begin with: `{"id": 7}`, `[0-9]+`.
+const TEXTS: [&str; 2] = ["send", "expect"];
+
 /// A value as YAML: a list or mapping as it is written, text quoted.
 fn yaml(value: &Value) -> String {
     match value {
         Value::Object(map) => {
-            let entries: Vec<String> = map.iter().map(|(key, value)| format!("{}: {}", json!(key), yaml(value))).collect();
+            let entry = |(key, value): (&String, &Value)| {
+                let text = value.is_string() && TEXTS.contains(&key.as_str());
+                format!("{}: {}", json!(key), if text { value.to_string() } else { yaml(value) })
+            };
+            let entries: Vec<String> = map.iter().map(entry).collect();
             format!("{{{}}}", entries.join(", "))
         }
         Value::String(text) if text.starts_with(['[', '{']) => text.clone(),
@@ -201,6 +215,8 @@ mod tests {
         assert_eq!((dns.server.as_str(), dns.record_type.as_str(), dns.transport()), ("1.1.1.1", "AAAA", DnsTransport::Tls));
         assert_eq!(dns.expect.map(|e| e.rcodes), Some(vec!["NOERROR".to_owned(), "NXDOMAIN".to_owned()]));
         assert!(dns.tls.is_some_and(|t| t.skip_verify));
+        let Ok(Kind::Dns(dns)) = typed("dns", "1.1.1.1/example.com?dnssec") else { panic!("dns") };
+        assert!(dns.validate.is_some(), "{dns:?}");
         let Ok(Kind::Dns(dns)) = typed("dns", "/example.com") else { panic!("dns") };
         assert_eq!((dns.server.as_str(), dns.name.as_str()), ("", "example.com"));
         let Ok(Kind::Grpc(grpc)) = typed("grpcs", "shop.example:443/shop.Cart") else { panic!("grpc") };
@@ -209,6 +225,19 @@ mod tests {
         assert_eq!((ws.url.as_str(), ws.dialogue.len()), ("wss://shop.example/chat?room=1", 2));
         let Ok(Kind::Udp(udp)) = typed("udp", "127.0.0.1:9?sendHex=00ff") else { panic!("udp") };
         assert_eq!(udp.send, [0, 255]);
+    }
+
+    #[test]
+    fn headers_and_dialogues_reach_every_kind_that_has_them() {
+        let header = |name: &str, value: &str| probity_proto::v1::Header { name: name.to_owned(), value: value.to_owned() };
+        let http = probity_proto::v1::HttpCheck { headers: vec![header("X-Store", "7")], ..probity_proto::v1::HttpCheck::default() };
+        let options = Options { timeout_us: 5_000_000, http, exchange: ("{\"id\": 7}".to_owned(), "[0-9]+".to_owned()), ..Options::default() };
+        let Ok(Kind::Websocket(ws)) = kind("ws", "h/", &options) else { panic!("websocket") };
+        assert_eq!((ws.headers.len(), ws.dialogue.len()), (1, 2), "{ws:?}");
+        let Ok(Kind::Udp(udp)) = kind("udp", "h:1?expect=\\{", &options) else { panic!("udp") };
+        assert_eq!((udp.send.as_slice(), udp.expect.as_str()), (b"{\"id\": 7}".as_slice(), "\\{"));
+        let Ok(Kind::Grpc(grpc)) = kind("grpc", "h:1", &options) else { panic!("grpc") };
+        assert_eq!(grpc.metadata.len(), 1, "{grpc:?}");
     }
 
     #[test]

@@ -42,6 +42,35 @@ async fn loopback_of_both_families() {
     }
 }
 
+#[test]
+fn a_family_without_a_route_is_passed_over() {
+    in_namespace(|| async {
+        sh("ip -6 addr flush dev lo");
+        let udp = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+        let port = udp.local_addr().expect("its address").port();
+        tokio::spawn(async move {
+            let mut buffer = [0; 512];
+            while let Ok((n, from)) = udp.recv_from(&mut buffer).await {
+                buffer[2] |= 0x80;
+                let _ = udp.send_to(&buffer[..n], from).await;
+            }
+        });
+        // IPv6 comes first, as everywhere; and datagrams have no race that would go on to IPv4.
+        let context = context();
+        for (target, kind) in [
+            ("localhost".to_owned(), "icmp: {}"),
+            ("localhost".to_owned(), "icmp: {trace: true}"),
+            (format!("localhost:{port}"), "udp: {send: hello}"),
+            (format!("localhost:{port}"), "dns: {name: a.example}"),
+        ] {
+            let result = probe_in(&context, &format!("target: {target}\n{kind}")).await;
+            assert_reason(&result, Reason::Good);
+            assert!(result.peer.starts_with("127.0.0.1"), "{kind}: {result:?}");
+        }
+        assert_ne!(probe_in(&context, "target: localhost\nicmp: {}\nfamily: 6").await.reason, Reason::Good, "there is no way by IPv6");
+    });
+}
+
 #[tokio::test]
 async fn options_reach_the_packet() {
     if !may_ping(true) {

@@ -111,6 +111,16 @@ impl Attempt<'_> {
         }
     }
 
+    /// Where datagrams go, which race nobody: the first address of the host that there is a route to (RFC 6724, section 6, rule 1), else the first.
+    pub(crate) async fn one_address(&mut self, host: &str) -> Result<IpAddr, Failure> {
+        let addresses = self.resolve(host).await?;
+        let first = addresses.first().copied().ok_or_else(|| Failure::new(Reason::DnsNoAddress, format!("{host} has no address")))?;
+        if addresses.len() == 1 {
+            return Ok(first);
+        }
+        Ok(addresses.into_iter().find(|ip| has_route(self.net, *ip)).unwrap_or(first))
+    }
+
     /// A datagram socket that is connected to its peer, from the source that the probe names.
     pub(crate) async fn udp(&mut self, peer: SocketAddr) -> Result<UdpSocket, Failure> {
         self.peer = peer.to_string();
@@ -185,6 +195,17 @@ pub(crate) async fn udp_socket(net: &NetOptions, peer: SocketAddr) -> io::Result
     let socket = UdpSocket::from_std(socket.into())?;
     socket.connect(peer).await?;
     Ok(socket)
+}
+
+/// Whether the kernel knows a way: connecting a datagram socket asks for one, and sends nothing.
+fn has_route(net: &NetOptions, ip: IpAddr) -> bool {
+    let peer = SocketAddr::new(ip, 9);
+    let connected = || {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(peer), socket2::Type::DGRAM, None)?;
+        bind(&socket, net, ip)?;
+        socket.connect(&peer.into())
+    };
+    connected().is_ok()
 }
 
 /// A connection.

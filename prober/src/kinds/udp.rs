@@ -15,9 +15,7 @@ const SPARE: Duration = Duration::from_millis(5);
 
 pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &UdpCheck) -> Result<(), Failure> {
     let (host, port) = net::host_port(&check.address)?;
-    let addresses = attempt.resolve(host).await?;
-    let Some(ip) = addresses.first() else { return Err(Failure::new(Reason::DnsNoAddress, format!("{host} has no address"))) };
-    let peer = SocketAddr::new(*ip, port);
+    let peer = SocketAddr::new(attempt.one_address(host).await?, port);
     let expected = attempt.context.patterns.regex(&check.expect)?;
     attempt.phases.next("first_byte");
     let socket = attempt.udp(peer).await?;

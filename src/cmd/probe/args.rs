@@ -101,10 +101,13 @@ pub(super) struct TlsArgs {
     /// SHA-256 of a public key that the chain must have, as sha256/BASE64; may be given again
     #[arg(long, value_parser = pin, value_name = "PIN", help_heading = TLS)]
     pin: Vec<String>,
+    /// The server must staple an OCSP response that holds
+    #[arg(long, help_heading = TLS)]
+    cert_status: bool,
     /// TLS on tcp targets
     #[arg(long, help_heading = TLS)]
     tls: bool,
-    /// How tcp and tls targets are asked for TLS
+    /// How tcp and tls targets are asked for TLS: smtp, imap, pop3, ftp, ldap or postgres
     #[arg(long, value_parser = starttls, value_name = "PROTOCOL", help_heading = TLS)]
     starttls: Option<String>,
 }
@@ -136,7 +139,7 @@ impl TlsArgs {
             max_version: self.tls_max.clone().unwrap_or_default(),
             min_days: self.min_days,
             pins: self.pin.clone(),
-            ..TlsOptions::default()
+            require_staple: self.cert_status,
         };
         Ok((options, self.tls, self.starttls.clone().unwrap_or_default()))
     }
@@ -147,7 +150,7 @@ pub(super) struct HttpArgs {
     /// HTTP method; GET, with a body POST
     #[arg(short = 'X', long, value_name = "METHOD", help_heading = HTTP)]
     method: Option<String>,
-    /// A header to send, as 'Name: value'; may be given again
+    /// A header to send, as 'Name: value'; to grpc and ws targets too; may be given again
     #[arg(short = 'H', long, value_parser = header, value_name = "HEADER", help_heading = HTTP)]
     header: Vec<(String, String)>,
     /// A body to send, or @FILE that has it

@@ -54,9 +54,7 @@ async fn server(attempt: &mut Attempt<'_>, check: &DnsCheck) -> Result<Server, F
 
 /// Its host resolved, where the address policy allows it.
 async fn at_its_address(attempt: &mut Attempt<'_>, mut server: Server) -> Result<Server, Failure> {
-    let addresses = attempt.resolve(&server.host).await?;
-    let Some(ip) = addresses.first() else { return Err(Failure::new(Reason::DnsNoAddress, format!("{} has no address", server.host))) };
-    server.address.set_ip(*ip);
+    server.address.set_ip(attempt.one_address(&server.host).await?);
     attempt.peer = server.address.to_string();
     Ok(server)
 }

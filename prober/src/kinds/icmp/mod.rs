@@ -47,10 +47,7 @@ impl Sockets {
 }
 
 pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &IcmpCheck) -> Result<(), Failure> {
-    let addresses = attempt.resolve(&check.host).await?;
-    let Some(ip) = addresses.first().copied() else {
-        return Err(Failure::new(Reason::DnsNoAddress, format!("{} has no address", check.host)));
-    };
+    let ip = attempt.one_address(&check.host).await?;
     attempt.peer = ip.to_string();
     if let Some(options) = check.trace.as_ref().filter(|t| t.alone) {
         return alone(attempt, check, options, ip).await;
