@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use probity_rpc::client::{AddressError, Operator, cause, channel, untrusted};
+use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::{ReadReply, ReadRequest};
 use serde_json::Value;
@@ -54,7 +55,7 @@ impl Api {
     /// Reads a path of the read API.
     pub(crate) async fn read(&mut self, path: &str) -> Result<Value, Fail> {
         let request = ReadRequest { path: path.to_owned(), stale: self.stale };
-        let reply = self.operator.call(async |mut c| c.read(request.clone()).await).await;
+        let reply = self.operator.look(async |mut c| c.read(request.clone()).await).await;
         let value = parse(reply.map_err(|s| self.fail(&s))?)?;
         if self.stale {
             eprintln!("{}", staleness(&value["asOf"]));
@@ -65,7 +66,7 @@ impl Api {
     /// The same, again whenever it changed.
     pub(crate) async fn watch(&mut self, path: &str) -> Result<Watch, Fail> {
         let request = ReadRequest { path: path.to_owned(), stale: true };
-        let stream = self.operator.call(async |mut c| c.watch(request.clone()).await).await.map_err(|s| self.fail(&s))?;
+        let stream = self.operator.look(async |mut c| c.watch(request.clone()).await).await.map_err(|s| self.fail(&s))?;
         Ok(Watch { stream })
     }
 
@@ -75,10 +76,12 @@ impl Api {
             Code::Unavailable | Code::DeadlineExceeded => exit::UNREACHABLE,
             _ => exit::NO,
         };
-        let refusal = probity_rpc::refusal::Refusal::of(status).is_some();
+        let refusal = Refusal::of(status);
+        let answered = std::error::Error::source(status).is_none();
         let message = match status.code() {
             Code::Unavailable if untrusted(status) => cause(status),
-            Code::Unavailable if !refusal => {
+            _ if refusal == Some(Refusal::Unknown) => format!("{} (`probity audit` shows whether it was)", status.message()),
+            Code::Unavailable if !answered => {
                 format!("no coordinator answers at {} ({}); is it running? (--server or PROBITY_SERVER says where)", self.servers, cause(status))
             }
             _ => status.message().to_owned(),

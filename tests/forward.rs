@@ -3,11 +3,14 @@
 mod common;
 
 use std::path::Path;
+use std::time::Duration;
 
 use common::group::Group;
 use common::{Client, wait_for};
+use nix::sys::signal::Signal;
 use probity_proto::v1::ResourceKey;
 use probity_rpc::client::channel;
+use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::access_client::AccessClient;
 use probity_rpc::v1::operator_client::OperatorClient;
@@ -213,4 +216,30 @@ fn a_leader_that_is_gone_is_told_as_such() {
     everybody.wait_json("the halt", &["status"], |s| s["halt"]["reason"] == "alone");
     let reply = wait_for("the change", || one.apply(probe("shop", "late")).ok());
     assert_eq!(reply.changes.len(), 1);
+}
+
+/// What it had in hand may have been done: nobody says that it was not, and the same request id does it once.
+#[test]
+fn a_leader_that_dies_with_a_change_in_hand_leaves_its_outcome_unknown() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut group = Group::start(dir.path(), 3, 3);
+    group.settled(&["c1", "c2", "c3"]);
+    let (at, leader) = follower(&group);
+    let one = Direct::new(&group, at, "");
+    one.apply(probe("shop", "till")).expect("applied through a follower");
+    group.server(leader).signal(Signal::SIGSTOP);
+    let asked = std::thread::scope(|scope| {
+        let asked = scope.spawn(|| Direct::new(&group, at, "").apply(probe("shop", "late")));
+        // It lies at the leader by then; were it not handed on yet, there would be nobody to hand it to.
+        std::thread::sleep(Duration::from_millis(300));
+        group.servers[leader].as_ref().expect("it was started").signal(Signal::SIGKILL);
+        asked.join().expect("no panic")
+    });
+    let refused = asked.expect_err("nobody answered");
+    assert_eq!(Refusal::of(&refused), Some(Refusal::Unknown), "{refused:?}");
+    let reply = wait_for("the change", || one.apply(probe("shop", "late")).ok());
+    assert_eq!((reply.changes.len(), reply.changes[0].action.as_str()), (1, "created"));
+    let everybody = Client { server: group.client.server.clone(), tls_dir: None };
+    let audit = everybody.json(&["audit", "--for", "Probe/late"]).expect("the audit");
+    assert_eq!(audit["items"].as_array().map(Vec::len), Some(1), "{audit}");
 }

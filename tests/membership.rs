@@ -67,7 +67,10 @@ fn a_member_that_lost_its_disk_is_refused_and_then_replaced() {
     assert!(join.code == 1 && join.err.contains("cluster replace"), "{join:?}");
     wait_for("the status to say that it is missing", || (group.client.run(&["cluster", "status"]).code == 1).then_some(()));
 
-    let replaced = group.client.run(&["cluster", "replace", &name, &group.address(lost)]);
+    // Nor is a client led astray that asks it first.
+    let others: Vec<String> = (0..3).filter(|i| *i != lost).map(|i| group.address(i)).collect();
+    let client = Client { server: format!("{},{}", group.address(lost), others.join(",")), tls_dir: None };
+    let replaced = client.run(&["cluster", "replace", &name, &group.address(lost)]);
     assert_eq!(replaced.code, 0, "{replaced:?}");
     group.settled(&["c1", "c2", "c3"]);
     group.write("after");
@@ -77,6 +80,31 @@ fn a_member_that_lost_its_disk_is_refused_and_then_replaced() {
     group.server(other).kill9();
     group.leader();
     group.write("with two of three");
+    // The last one is alone: whoever asks is told so, though two of the three addresses do not answer at all.
+    let last = group.leader();
+    group.server(last).kill9();
+    let alone = wait_for("its loneliness", || Some(group.client.run(&["status"])).filter(|s| s.err.contains("there is no quorum now")));
+    assert!(alone.code == 3 && alone.err.contains("no answer from") && alone.err.contains(&group.address(last)), "{alone:?}");
+}
+
+#[test]
+fn what_a_member_of_an_old_cluster_said_is_void_when_it_is_gone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut group = Group::start(dir.path(), 3, 3);
+    for i in 0..2 {
+        group.server(i).kill9();
+        std::fs::remove_dir_all(group.data(i)).expect("its disk is gone");
+        group.run(i);
+    }
+    wait_for("the refusal", || group.server(0).log().contains("belongs to member").then_some(()));
+    let client = Client { server: group.address(0), tls_dir: None };
+    assert!(client.run(&["cluster", "init"]).err.contains("belongs to member"));
+    group.server(2).kill9();
+    std::fs::remove_dir_all(group.data(2)).expect("its disk is gone");
+    group.run(2);
+    // Nobody knows the old cluster any more: these three may begin anew.
+    wait_for("a new cluster", || (client.run(&["cluster", "init"]).code == 0).then_some(()));
+    group.settled(&["c1", "c2", "c3"]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub enum FileError {
         source: BackupError,
     },
     /// There is something already.
-    #[error("{} exists already; it is left as it is", .0.display())]
+    #[error("{} exists already; it is left as it is (move it away, or set another dataDir)", .0.display())]
     Exists(PathBuf),
     /// The new store.
     #[error("cannot make the store in {}", path.display())]

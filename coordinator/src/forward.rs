@@ -12,7 +12,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use probity_rpc::access::Grant;
-use probity_rpc::client::{cause, channel};
+use probity_rpc::client::{broken, cause, channel};
 use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::{Certified, Stamp, TlsFiles};
 use probity_rpc::v1::operator_client::OperatorClient;
@@ -121,7 +121,7 @@ impl Forward {
         Ok(fresh)
     }
 
-    /// The leader's answer to a request of `link`. What does not reach it is told as such: asking again is safe.
+    /// The leader's answer to a request of `link`. What does not reach it is told as such, and so is what may have: asking again is safe.
     pub(crate) async fn hand_on(&self, leader: &str, link: &Link, request: http::Request<Body>) -> http::Response<Body> {
         match self.answer(leader, link, request).await {
             Ok(response) => response,
@@ -143,7 +143,7 @@ impl Forward {
         parts.headers.insert(ON_BEHALF_OF, value.map_err(|_| Status::internal("base64 is a header"))?);
         match tokio::time::timeout(ANSWER, channel.oneshot(http::Request::from_parts(parts, body))).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(e)) => Err(unreachable(leader, &Status::from_error(Box::new(e)))),
+            Ok(Err(e)) => Err(lost(leader, &Status::from_error(Box::new(e)))),
             Err(_) => Err(Refusal::Unknown.status()),
         }
     }
@@ -154,15 +154,19 @@ impl Forward {
         request.metadata_mut().insert_bin(ON_BEHALF_OF, MetadataValue::from_bytes(&described(link).encode_to_vec()));
         match tokio::time::timeout(ANSWER, OperatorClient::new(self.channel(leader)?).halt(request)).await {
             Ok(Ok(reply)) => Ok(reply.into_inner()),
-            Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(unreachable(leader, &status)),
+            Ok(Err(status)) if std::error::Error::source(&status).is_some() => Err(lost(leader, &status)),
             Ok(Err(status)) => Err(status),
             Err(_) => Err(Refusal::Unknown.status()),
         }
     }
 }
 
-fn unreachable(leader: &str, status: &Status) -> Status {
-    Status::unavailable(format!("the leader ({leader}) cannot be reached from here: {}", cause(status)))
+/// What never left is told as such; what the leader may have taken before it went has an unknown outcome.
+fn lost(leader: &str, status: &Status) -> Status {
+    match broken(status) {
+        true => Refusal::Unknown.status(),
+        false => Status::unavailable(format!("the leader ({leader}) cannot be reached from here: {}", cause(status))),
+    }
 }
 
 #[cfg(test)]

@@ -312,18 +312,12 @@ async fn ask_the_silent(node: &Node, group: &Group, tls: Option<&TlsFiles>) {
     }
 }
 
-/// A member without a group whose name another one bears: its data directory was lost, and it may not return as if nothing had happened.
-pub(crate) async fn note_stranger(node: &Node, own: &MemberRecord, cluster_id: &str, holder: &MemberRecord) {
-    let unformed = node.query(|_, live| live.status.identity.cluster_id.is_empty()).await.unwrap_or(false);
-    if !unformed {
-        return;
-    }
-    let text = format!(
+/// What a member without a group is told whose name another one bears: its data directory was lost, and it may not return as if nothing had happened.
+pub(crate) fn name_is_taken(own: &MemberRecord, cluster_id: &str, holder: &MemberRecord) -> String {
+    format!(
         "in cluster {cluster_id} the name {:?} belongs to member {:x}, and this data directory is of {:x}: a member whose data is lost does not come back by itself (`probity cluster replace {} {}` puts this one in its place)",
         own.name, holder.id, own.id, own.name, own.address
-    );
-    tracing::error!("{text}");
-    node.set_stranger(Some(text));
+    )
 }
 
 /// The leader takes down what a member says of itself.

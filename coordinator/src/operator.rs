@@ -91,7 +91,7 @@ impl OperatorService {
             return Err(Refusal::DiskFull.status());
         }
         if !formed {
-            return Err(self.node.stranger().map_or_else(|| Refusal::NotInitialized.status(), Status::failed_precondition));
+            return Err(self.node.stranger().map_or(Refusal::NotInitialized, Refusal::Stranger).status());
         }
         let own = self.own.address.clone();
         Err(Refusal::NotLeader(address.filter(|a| *a != own)).status())

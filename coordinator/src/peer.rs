@@ -1,6 +1,6 @@
 //! Members among themselves: a bounded queue and a stream to each; what cannot be delivered is dropped, raft sends it again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -235,23 +235,34 @@ impl Peer for PeerService {
 }
 
 /// Finds the other first members: a restarted one may hear of them before its state tells it where they are. A member without
-/// a group learns there whether its name belongs to another one: then its data directory was lost, and it has to be replaced.
+/// a group learns there whether its name belongs to another one: then its data directory was lost, and it has to be replaced. It goes on asking
+/// until it has one, because the others change too: what a member of an old cluster said is void when that one is gone.
 pub(crate) async fn find_members(addresses: Vec<String>, tls: Option<TlsFiles>, node: Node, peers: Peers, own: MemberRecord, stop: CancellationToken) {
-    let mut missing = addresses;
-    while !missing.is_empty() {
-        let mut still = Vec::new();
-        for address in missing {
-            match identify(&address, tls.as_ref(), Some(&own)).await {
-                Ok(reply) => {
-                    peers.set_address(reply.id, &address);
-                    if let Some(holder) = reply.holder_of_name {
-                        membership::note_stranger(&node, &own, &reply.cluster_id, &holder).await;
-                    }
-                }
-                Err(_) => still.push(address),
+    let mut found = BTreeSet::new();
+    let mut taken: BTreeMap<&String, String> = BTreeMap::new();
+    loop {
+        let unformed = node.query(|_, live| live.status.identity.cluster_id.is_empty()).await.unwrap_or(false);
+        if !unformed && found.len() == addresses.len() {
+            return;
+        }
+        for address in &addresses {
+            if !unformed && found.contains(address) {
+                continue;
+            }
+            // Who does not answer may still be what it was.
+            let Ok(reply) = identify(address, tls.as_ref(), Some(&own)).await else { continue };
+            peers.set_address(reply.id, address);
+            found.insert(address);
+            match reply.holder_of_name {
+                Some(holder) => drop(taken.insert(address, membership::name_is_taken(&own, &reply.cluster_id, &holder))),
+                None => drop(taken.remove(address)),
             }
         }
-        missing = still;
+        let says = taken.values().next().filter(|_| unformed).cloned();
+        if let Some(text) = says.as_ref().filter(|text| node.stranger().as_ref() != Some(text)) {
+            tracing::error!("{text}");
+        }
+        node.set_stranger(says);
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(Duration::from_secs(1)) => {}

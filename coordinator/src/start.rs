@@ -71,7 +71,7 @@ pub enum StartError {
     #[error("the data directory {} is in use by another process", .0.display())]
     InUse(PathBuf),
     /// The file is no store of ours.
-    #[error("cannot open {}; it is left as it is (restore a backup, or start with an empty data directory)", path.display())]
+    #[error("cannot open {}; it is left as it is (a member of several: start with an empty data directory and `probity cluster replace` it; the only one: restore a backup)", path.display())]
     Open {
         /// Which file.
         path: PathBuf,
@@ -80,10 +80,12 @@ pub enum StartError {
         source: redb::DatabaseError,
     },
     /// The file is no store of ours, and redb could not even say so.
-    #[error("{} is no store of probity, or it is truncated; it is left as it is", .0.display())]
+    #[error("{} is no store of probity, or it is damaged; it is left as it is (a member of several: start with an empty data directory and `probity cluster replace` it; the only one: restore a backup)", .0.display())]
     NoStore(PathBuf),
     /// What the store holds does not fit together.
-    #[error("cannot use the store; it is left as it is (restore a backup, or start with an empty data directory)")]
+    #[error(
+        "cannot use the store; it is left as it is (a member of several: start with an empty data directory and `probity cluster replace` it; the only one: restore a backup)"
+    )]
     Replica(#[from] OpenError),
     /// An address is taken or not ours.
     #[error("cannot listen on {address}")]

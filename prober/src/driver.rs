@@ -216,7 +216,7 @@ impl Services {
             }
             tokio::spawn(crate::health::serve(listener, health, blackbox, stop.clone()));
         }
-        tokio::spawn(stream::keep(config.coordinators.clone(), config.tls.clone(), events, stop.clone()));
+        tokio::spawn(stream::keep(config.name.clone(), config.coordinators.clone(), config.tls.clone(), events, stop.clone()));
         if config.self_check.is_on() {
             tokio::spawn(selfcheck::run(config.self_check, doubt, checks, stop));
         }

@@ -1,6 +1,7 @@
 //! The stream to a coordinator: connect, follow the leader, connect again for ever. What goes over it the driver decides.
 
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use probity_proto::v1::{CoordinatorMessage, ProberMessage, coordinator_message};
 use probity_rpc::MESSAGE_BYTES_MAX;
@@ -18,6 +19,36 @@ const OUTGOING: usize = 64;
 /// How often the TLS files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
+/// A prober that no coordinator takes for so long says why: an election is over by then.
+const TOLD_AFTER: Duration = Duration::from_secs(5);
+/// Reasons that are told of one absence.
+const TOLD_MAX: usize = 16;
+
+/// Why nobody takes this prober, for its log: each reason once, until somebody does.
+struct Doubts {
+    prober: String,
+    since: Instant,
+    told: BTreeSet<String>,
+}
+
+impl Doubts {
+    fn new(prober: String) -> Doubts {
+        Doubts { prober, since: Instant::now(), told: BTreeSet::new() }
+    }
+
+    fn tell(&mut self, address: &str, why: &str) {
+        let text = format!("{address}: {why}");
+        if self.since.elapsed() >= TOLD_AFTER && self.told.len() < TOLD_MAX && self.told.insert(text) {
+            tracing::warn!(prober = self.prober, address, why, "no coordinator takes this prober; what is assigned to it goes on");
+        }
+    }
+
+    fn served(&mut self) {
+        self.since = Instant::now();
+        self.told.clear();
+    }
+}
+
 /// What the driver learns of the stream.
 #[derive(Debug)]
 pub(crate) enum StreamEvent {
@@ -30,7 +61,8 @@ pub(crate) enum StreamEvent {
 }
 
 /// Keeps a stream up until `stop`.
-pub(crate) async fn keep(addresses: Vec<String>, tls: Option<TlsFiles>, events: mpsc::Sender<StreamEvent>, stop: CancellationToken) {
+pub(crate) async fn keep(prober: String, addresses: Vec<String>, tls: Option<TlsFiles>, events: mpsc::Sender<StreamEvent>, stop: CancellationToken) {
+    let mut doubts = Doubts::new(prober);
     let mut turn = 0;
     let mut hint: Option<String> = None;
     let mut failures = 0u32;
@@ -44,9 +76,21 @@ pub(crate) async fn keep(addresses: Vec<String>, tls: Option<TlsFiles>, events: 
             end = once(&address, tls.as_ref(), &events) => end,
         };
         match end {
-            End::NotLeader(leader) => hint = leader,
+            End::NotLeader(leader, served) => {
+                if served {
+                    doubts.served();
+                } else if leader.is_none() {
+                    doubts.tell(&address, "it does not lead, and knows nobody who does: there is no quorum");
+                }
+                hint = leader;
+            }
             End::Gone(why, served) => {
                 failures = if served { 0 } else { failures.saturating_add(1) };
+                if served {
+                    doubts.served()
+                } else {
+                    doubts.tell(&address, &why)
+                }
                 if events.send(StreamEvent::Disconnected(format!("{address}: {why}"))).await.is_err() {
                     return;
                 }
@@ -63,7 +107,8 @@ pub(crate) async fn keep(addresses: Vec<String>, tls: Option<TlsFiles>, events: 
 }
 
 enum End {
-    NotLeader(Option<String>),
+    /// Who does, and whether it had worked.
+    NotLeader(Option<String>, bool),
     /// Why, and whether it had worked.
     Gone(String, bool),
 }
@@ -100,7 +145,7 @@ async fn once(address: &str, tls: Option<&TlsFiles>, events: &mpsc::Sender<Strea
         match message {
             Ok(Some(CoordinatorMessage { message: Some(coordinator_message::Message::NotLeader(not)) })) => {
                 let _ = events.send(StreamEvent::Disconnected(String::new())).await;
-                return End::NotLeader(Some(not.leader_address).filter(|a| !a.is_empty()));
+                return End::NotLeader(Some(not.leader_address).filter(|a| !a.is_empty()), served);
             }
             Ok(Some(message)) => {
                 served = true;

@@ -205,7 +205,7 @@ pub(super) async fn token(api: &mut Api, settings: &Settings, args: CaTokenArgs,
     let how = match kind {
         TokenUse::Read => "shown as `Authorization: Bearer TOKEN`, as a browser's password, or in PROBITY_TOKEN".to_owned(),
         _ if part.grants == [Grant::everywhere(Role::Prober)] => "on its host: probity prober --config FILE --token-file FILE".to_owned(),
-        _ => "on its host: probity ca enrol --token-file FILE --dir DIR".to_owned(),
+        _ => "on its host: probity ca enrol --token-file FILE --dir DIR --server ADDRESS".to_owned(),
     };
     eprintln!(
         "token {id} for {} ({}), valid {} until {until}; shown this once",

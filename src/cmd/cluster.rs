@@ -112,7 +112,7 @@ async fn transfer(api: &mut Api, member: String, format: Format) -> Outcome {
 async fn backup(api: &mut Api, path: &Path, format: Format) -> Outcome {
     let mut writer = Writer::create(path).map_err(|e| Fail::of(exit::NO, &e))?;
     let request = BackupRequest { stale: api.stale() };
-    let mut stream = api.operator.call(async |mut c| c.backup(request).await).await.map_err(|s| api.fail(&s))?;
+    let mut stream = api.operator.look(async |mut c| c.backup(request).await).await.map_err(|s| api.fail(&s))?;
     while let Some(part) = stream.message().await.map_err(|s| api.fail(&s))? {
         writer.part(part).map_err(|e| Fail::of(exit::NO, &e))?;
     }
@@ -173,9 +173,19 @@ fn lines(members: &Value) -> Vec<String> {
             (.., Some(why)) => why.to_owned(),
             _ => String::new(),
         };
-        let answers = if s["reachable"] == true { "yes" } else { "no" }.to_owned();
-        let [id, address, role, lag, version] = ["id", "address", "role", "lagEntries", "version"].map(|path| cell(s, path));
+        // Only the leader knows (`--stale` asks any member).
+        let answers = s["reachable"].as_bool().map_or("-", |yes| if yes { "yes" } else { "no" }).to_owned();
+        let [id, address, role, version] = ["id", "address", "role", "version"].map(|path| cell(s, path));
+        let lag = lag(s);
         table.row([cell(member, "metadata.name"), id, address, role, lag, answers, version, note]);
     }
     table.lines()
+}
+
+/// What a member lacks, where the leader knows: of whom it never heard, it does not.
+pub(super) fn lag(member: &Value) -> String {
+    match member["matchIndex"].as_u64() {
+        Some(0) => "-".to_owned(),
+        _ => cell(member, "lagEntries"),
+    }
 }

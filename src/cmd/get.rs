@@ -245,7 +245,7 @@ fn row(kind: &str, item: &Value, wide: bool) -> Vec<String> {
             cell(status, "version"),
         ],
         "members" => {
-            vec![name, cell(status, "id"), cell(status, "address"), cell(status, "role"), cell(status, "lagEntries"), cell(status, "version")]
+            vec![name, cell(status, "id"), cell(status, "address"), cell(status, "role"), super::cluster::lag(status), cell(status, "version")]
         }
         "alerts" => vec![name, cell(status, "severity"), cell(status, "state"), age(status, "since"), cell(status, "longBurn"), receivers(status)],
         "episodes" => vec![name, cell(status, "severity"), cell(status, "firedAt"), cell(status, "resolvedAt")],

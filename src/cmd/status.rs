@@ -48,7 +48,8 @@ fn lines(value: &Value) -> Vec<String> {
     if let Some(members) = value["members"].as_array() {
         let mut table = Table::new(&["MEMBER", "ADDRESS", "ROLE", "LAG"]);
         for member in members {
-            table.row(["name", "address", "role", "lagEntries"].map(|path| cell(member, path)));
+            let [name, address, role] = ["name", "address", "role"].map(|path| cell(member, path));
+            table.row([name, address, role, super::cluster::lag(member)]);
         }
         lines.push(String::new());
         lines.extend(table.lines());

@@ -86,82 +86,123 @@ fn condition<'l>(live: &'l Live<'_>, id: u64) -> Option<&'l str> {
     live.conditions.get(&id).map(String::as_str)
 }
 
-/// Probes with checks that nobody runs which are told one by one: of a fleet that is not there yet all would be.
-const UNWATCHED_TOLD: usize = 20;
+/// What is told one by one of a sort: of a fleet that is not there, or a site that is dark, all would be.
+const TOLD: usize = 20;
 
-/// Probes with checks that nobody runs, each with the reason for the first of them.
-fn unwatched(state: &State, scope: &Scope) -> Vec<String> {
-    let runs = |c: &CheckRecord| assign::of_check(state, &c.check).any(|a| a.until_us == 0);
-    let mut of_probe: BTreeMap<(&str, &str), (usize, &CheckRecord)> = BTreeMap::new();
-    for check in state.checks.iter().filter(|c| scope.sees(&c.namespace) && !runs(c)) {
-        of_probe.entry((&check.namespace, &check.probe)).or_insert((0, check)).0 += 1;
+/// What a person should look at, a bounded number of each sort.
+#[derive(Default)]
+struct Found(Vec<String>);
+
+impl Found {
+    fn one(&mut self, text: String) {
+        self.0.push(text);
     }
-    let more = of_probe.len().saturating_sub(UNWATCHED_TOLD);
-    let told = of_probe.into_iter().take(UNWATCHED_TOLD).map(|((namespace, probe), (n, first))| {
-        let checks = if n == 1 { "a check".to_owned() } else { format!("{n} checks") };
-        format!("nobody runs {checks} of probe {namespace}/{probe}: {}", why_nobody(state, first))
-    });
-    told.chain((more > 0).then(|| format!("nobody runs checks of {more} more probes"))).collect()
+
+    /// The first of a sort, and how many more there are; what is told already is told once.
+    fn some<T>(&mut self, all: impl IntoIterator<Item = T>, more: &str, text: impl Fn(T) -> String) {
+        let mut all = all.into_iter();
+        let mut told = 0;
+        for item in all.by_ref() {
+            let line = text(item);
+            if self.0.contains(&line) {
+                continue;
+            }
+            self.0.push(line);
+            told += 1;
+            if told == TOLD {
+                break;
+            }
+        }
+        let left = all.count();
+        if left > 0 {
+            self.0.push(format!("{left} more {more}"));
+        }
+    }
 }
 
-/// What a person should look at.
-fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> Vec<String> {
-    let mut found = Vec::new();
-    if live.status.disk_full {
-        found.push(format!("member {}: {DISK_FULL}", member_name(state, live.status.identity.id)));
+/// Probes with checks that nobody runs: how many, and the first of them.
+fn unwatched<'s>(state: &'s State, scope: &Scope) -> BTreeMap<(&'s str, &'s str), (usize, &'s CheckRecord)> {
+    let runs = |c: &CheckRecord| assign::of_check(state, &c.check).any(|a| a.until_us == 0);
+    let mut of_probe = BTreeMap::new();
+    for check in state.checks.iter().filter(|c| scope.sees(&c.namespace) && !runs(c)) {
+        of_probe.entry((check.namespace.as_str(), check.probe.as_str())).or_insert((0, check)).0 += 1;
     }
-    if live.status.leader.is_none() {
-        found.push("no leader: there is no quorum".to_owned());
+    of_probe
+}
+
+fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> Vec<String> {
+    let mut found = Found::default();
+    if live.status.disk_full {
+        found.one(format!("member {}: {DISK_FULL}", member_name(state, live.status.identity.id)));
+    } else if live.status.leader.is_none() {
+        found.one("no leader: there is no quorum".to_owned());
     }
     if live.status.role == Role::Leader {
         for (id, progress) in &live.status.progress {
             if !progress.recent {
                 let why = live.conditions.get(id).map_or("does not answer".to_owned(), |text| format!("is silent: {text}"));
-                found.push(format!("member {} {why}", member_name(state, *id)));
+                found.one(format!("member {} {why}", member_name(state, *id)));
             }
         }
     }
     let mute = state.members.iter().filter(|m| !m.cannot_issue.is_empty());
-    found.extend(mute.map(|m| format!("member {} {}", m.name, m.cannot_issue)));
+    found.some(mute, "members cannot issue certificates", |m| format!("member {} {}", m.name, m.cannot_issue));
     if unexplained != 0 {
-        found.push(format!("{unexplained} runs are unexplained: a bug, please report it"));
+        found.one(format!("{unexplained} runs are unexplained: a bug, please report it"));
     }
-    for prober in state.probers.iter().filter(|p| !p.alive) {
-        found.push(format!("prober {} is silent", prober.name));
-    }
-    for prober in state.probers.iter().filter(|p| p.alive && p.sick) {
-        found.push(format!("prober {} is sick: {}", prober.name, prober.sick_reason));
-    }
-    found.extend(unwatched(state, scope));
-    for d in state.discoveries.iter().filter(|d| scope.sees(&d.namespace)) {
-        let probe = format!("{}/{}", d.namespace, d.probe);
-        if d.failing_since_us != 0 {
-            found.push(format!("discovery of {probe} fails, {} targets are kept: {}", d.targets.len(), d.error));
-        }
-        if d.held_since_us != 0 {
-            let (from, to) = (d.targets.len(), d.held.len());
-            found.push(format!("targets of {probe} would shrink from {from} to {to}: held until `probity targets accept {} -n {}`", d.probe, d.namespace));
-        }
-    }
-    for check in state.checks.iter().filter(|c| c.verdict() != Verdict::Down && scope.sees(&c.namespace)) {
-        for finding in verdict::findings(state, &check.check) {
-            if let Finding::PathBroken { zones, probers } = finding {
-                let zones = if zones.is_empty() { String::new() } else { format!(" (all of zone {})", zones.join(", ")) };
-                found.push(format!("{} cannot be reached from {}{zones}, but from elsewhere", check.check, probers.join(", ")));
-            }
-        }
-    }
-    for alert in state.alerts.iter().filter(|a| a.state() == AlertState::Firing && scope.sees(&a.namespace)) {
-        found.push(format!("alert {}/{} fires", alert.slo, alert.rule));
-    }
-    for check in state.checks.iter().filter(|c| c.verdict() == Verdict::Down && scope.sees(&c.namespace)) {
-        found.push(format!("{} is down", check.check));
-    }
-    for row in state.outbox.iter().filter(|r| !r.last_error.is_empty() && scope.sees(&r.namespace)) {
-        found.push(format!("receiver {} cannot be told: {}", row.receiver, row.last_error));
-    }
+    found.some(state.probers.iter().filter(|p| !p.alive), "probers are silent", |p| format!("prober {} is silent", p.name));
+    let sick = state.probers.iter().filter(|p| p.alive && p.sick);
+    found.some(sick, "probers are sick", |p| format!("prober {} is sick: {}", p.name, p.sick_reason));
+    found.some(unwatched(state, scope), "probes have checks that nobody runs", |((namespace, probe), (n, first))| {
+        let checks = if n == 1 { "a check".to_owned() } else { format!("{n} checks") };
+        format!("nobody runs {checks} of probe {namespace}/{probe}: {}", why_nobody(state, first))
+    });
+    let failing = state.discoveries.iter().filter(|d| scope.sees(&d.namespace) && d.failing_since_us != 0);
+    found.some(failing, "discoveries fail", |d| format!("discovery of {}/{} fails, {} targets are kept: {}", d.namespace, d.probe, d.targets.len(), d.error));
+    let held = state.discoveries.iter().filter(|d| scope.sees(&d.namespace) && d.held_since_us != 0);
+    found.some(held, "probes have targets that are held", |d| {
+        let (namespace, probe, from, to) = (&d.namespace, &d.probe, d.targets.len(), d.held.len());
+        format!("targets of {namespace}/{probe} would shrink from {from} to {to}: held until `probity targets accept {probe} -n {namespace}`")
+    });
+    found.some(broken_paths(state, scope), "checks cannot be reached from some probers", |(check, zones, probers)| {
+        let zones = if zones.is_empty() { String::new() } else { format!(" (all of zone {})", zones.join(", ")) };
+        format!("{check} cannot be reached from {}{zones}, but from elsewhere", probers.join(", "))
+    });
+    let firing = state.alerts.iter().filter(|a| a.state() == AlertState::Firing && scope.sees(&a.namespace));
+    found.some(firing, "alerts fire", |a| format!("alert {}/{} fires", a.slo, a.rule));
+    let down = state.checks.iter().filter(|c| c.verdict() == Verdict::Down && scope.sees(&c.namespace));
+    found.some(down, "checks are down", |c| format!("{} is down", c.check));
+    let untold = state.outbox.iter().filter(|r| !r.last_error.is_empty() && scope.sees(&r.namespace));
+    found.some(untold, "deliveries fail", |r| format!("receiver {} cannot be told: {}", r.receiver, r.last_error));
     if let Some(halt) = &state.meta().halt {
-        found.push(format!("halted by {}: {}", halt.actor, halt.reason));
+        found.one(format!("halted by {}: {}", halt.actor, halt.reason));
     }
-    found
+    found.0
+}
+
+/// Checks that some probers cannot reach, and others can.
+fn broken_paths<'s>(state: &'s State, scope: &Scope) -> impl Iterator<Item = (&'s str, Vec<String>, Vec<String>)> {
+    let scope = scope.clone();
+    let checks = state.checks.iter().filter(move |c| c.verdict() != Verdict::Down && scope.sees(&c.namespace));
+    checks.flat_map(|check| {
+        verdict::findings(state, &check.check).into_iter().filter_map(|finding| match finding {
+            Finding::PathBroken { zones, probers } => Some((check.check.as_str(), zones, probers)),
+            _ => None,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_bounded_and_told_once() {
+        let mut found = Found::default();
+        found.some(0..100_000, "checks are down", |n| format!("check {n} is down"));
+        assert_eq!((found.0.len(), found.0[TOLD].as_str()), (TOLD + 1, "99980 more checks are down"));
+        let mut found = Found::default();
+        found.some([1, 1, 1, 2], "deliveries fail", |n| format!("receiver {n} cannot be told"));
+        assert_eq!(found.0, ["receiver 1 cannot be told", "receiver 2 cannot be told"]);
+    }
 }

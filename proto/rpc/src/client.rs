@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
 
 use crate::MESSAGE_BYTES_MAX;
 use crate::connect::{self, Trust, Untrusted};
 use crate::refusal::Refusal;
 use crate::tls::{TlsError, TlsFiles, is_loopback};
+use crate::tried::Tried;
+pub use crate::tried::broken;
 use crate::v1::operator_client::OperatorClient;
 
 /// Why an address cannot be dialled at all.
@@ -70,6 +72,9 @@ pub fn cause(status: &Status) -> String {
         text = error.to_string();
         inner = error.source();
     }
+    if text.contains("close_notify") {
+        return "the connection was closed".to_owned();
+    }
     connect::plain(&text).map_or(text, str::to_owned)
 }
 
@@ -88,7 +93,8 @@ pub fn untrusted(status: &Status) -> bool {
 /// An operator's client that knows several coordinators and follows the leader.
 ///
 /// A call is tried again, with the same request (and so the same request id), until `patience` has passed: during an
-/// election there is no leader for a moment.
+/// election there is no leader for a moment. One that belongs to no cluster (its data was lost, or it waits to be taken in) is
+/// passed over: the others are asked.
 #[derive(Debug, Clone)]
 pub struct Operator {
     addresses: Vec<String>,
@@ -122,19 +128,31 @@ impl Operator {
         Ok(InterceptedService::new(channel(address, self.tls.as_ref())?, Shown(self.token.clone())))
     }
 
-    /// Makes a call at the leader: `call` may run several times, so its request must carry a request id if it changes anything.
+    /// Makes a change at the leader: `call` may run several times, so its request must carry a request id.
     pub async fn call<T, F>(&mut self, call: F) -> Result<T, Status>
     where
         F: AsyncFn(OperatorClient<Via>) -> Result<tonic::Response<T>, Status>,
     {
-        self.call_via(async |via| {
-            call(OperatorClient::new(via).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)).await
-        })
-        .await
+        self.call_via(async |via| call(operator(via)).await).await
     }
 
     /// The same, with any service's client.
     pub async fn call_via<T, F>(&mut self, call: F) -> Result<T, Status>
+    where
+        F: AsyncFn(Via) -> Result<tonic::Response<T>, Status>,
+    {
+        self.ask(Tried::change(), call).await
+    }
+
+    /// Asks the leader for something to look at: nothing is changed, so no outcome can be unknown.
+    pub async fn look<T, F>(&mut self, call: F) -> Result<T, Status>
+    where
+        F: AsyncFn(OperatorClient<Via>) -> Result<tonic::Response<T>, Status>,
+    {
+        self.ask(Tried::look(), async |via| call(operator(via)).await).await
+    }
+
+    async fn ask<T, F>(&mut self, mut tried: Tried, call: F) -> Result<T, Status>
     where
         F: AsyncFn(Via) -> Result<tonic::Response<T>, Status>,
     {
@@ -158,13 +176,9 @@ impl Operator {
                 Err(status) => status,
             };
             let refusal = Refusal::of(&status);
-            let again = match refusal {
-                Some(Refusal::NotInitialized) => false,
-                Some(_) => true,
-                None => (status.code() == Code::Unavailable || broken(&status)) && !untrusted(&status),
-            };
-            if !again || Instant::now() >= deadline {
-                return Err(status);
+            tried.add(&address, status)?;
+            if Instant::now() >= deadline || tried.all_outside(&self.addresses) {
+                return Err(tried.told());
             }
             match refusal {
                 Some(Refusal::NotLeader(Some(leader))) if leader != address => {
@@ -177,10 +191,8 @@ impl Operator {
     }
 }
 
-/// Whether the connection broke under a call: what a server says itself has no cause on our side. The outcome is unknown then, and
-/// the same request id makes a second try safe.
-fn broken(status: &Status) -> bool {
-    matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled) && std::error::Error::source(status).is_some()
+fn operator(via: Via) -> OperatorClient<Via> {
+    OperatorClient::new(via).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// A channel that shows what there is to show.
@@ -214,14 +226,6 @@ pub fn describe(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_a_broken_connection_is_tried_again() {
-        let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
-        assert!(broken(&Status::from_error(Box::new(reset))));
-        assert!(!broken(&Status::internal("a bug")));
-        assert!(!broken(&Status::unknown("no idea")));
-    }
 
     #[tokio::test]
     async fn plain_text_stays_on_this_host() {

@@ -8,6 +8,7 @@ pub mod pki;
 pub mod refusal;
 pub mod secrets;
 pub mod tls;
+mod tried;
 
 /// The services and their messages, documented in `schema/api.proto`.
 #[allow(missing_docs, clippy::all, rustdoc::all)]

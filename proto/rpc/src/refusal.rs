@@ -21,8 +21,11 @@ pub enum Refusal {
     #[error("the cluster is not initialised (`probity cluster init` forms it)")]
     NotInitialized,
     /// It may or may not have been done; asking again with the same request id is safe.
-    #[error("the outcome is unknown: the coordinator did not hear of a commit in time; ask again")]
+    #[error("the outcome is unknown: it may have been applied, and no answer came in time; asked again with the same request id it is applied once")]
     Unknown,
+    /// This one belongs to no cluster, and may not join one by itself; why.
+    #[error("{0}")]
+    Stranger(String),
 }
 
 fn hint(leader: &Option<String>) -> String {
@@ -41,6 +44,7 @@ impl Refusal {
             Refusal::DiskFull => (Code::Unavailable, "disk_full"),
             Refusal::NotInitialized => (Code::FailedPrecondition, "not_initialized"),
             Refusal::Unknown => (Code::DeadlineExceeded, "unknown"),
+            Refusal::Stranger(_) => (Code::FailedPrecondition, "stranger"),
         };
         let mut status = Status::new(code, self.to_string());
         status.metadata_mut().insert(CODE_KEY, tonic::metadata::MetadataValue::from_static(word));
@@ -63,6 +67,7 @@ impl Refusal {
             "disk_full" => Some(Refusal::DiskFull),
             "not_initialized" => Some(Refusal::NotInitialized),
             "unknown" => Some(Refusal::Unknown),
+            "stranger" => Some(Refusal::Stranger(status.message().to_owned())),
             _ => None,
         }
     }
@@ -81,6 +86,7 @@ mod tests {
             Refusal::DiskFull,
             Refusal::NotInitialized,
             Refusal::Unknown,
+            Refusal::Stranger("the name \"c3\" is taken".to_owned()),
         ] {
             assert_eq!(Refusal::of(&refusal.status()), Some(refusal));
         }

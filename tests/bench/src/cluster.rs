@@ -89,7 +89,7 @@ impl Cluster {
     pub(crate) async fn leader(&self) -> Result<usize, Error> {
         let mut operator = self.operator();
         let request = ReadRequest { path: "/api/v1/status".to_owned(), stale: false };
-        let reply = operator.call(async |mut c| c.read(request.clone()).await).await?;
+        let reply = operator.look(async |mut c| c.read(request.clone()).await).await?;
         let status: Value = serde_json::from_str(&reply.json)?;
         let address = status["leader"]["address"].as_str().unwrap_or_default();
         self.servers.iter().position(|s| s == address).ok_or_else(|| format!("no leader in {status}").into())

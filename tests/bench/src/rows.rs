@@ -166,7 +166,7 @@ async fn measure(cluster: &Cluster, leader: usize, seen: &Shared, what: &str, se
 async fn account(cluster: &Cluster) -> Result<String, Error> {
     let request = ReadRequest { path: "/api/v1/status".to_owned(), stale: false };
     let mut operator = cluster.operator();
-    let reply = operator.call(async |mut c| c.read(request.clone()).await).await?;
+    let reply = operator.look(async |mut c| c.read(request.clone()).await).await?;
     let status: Value = serde_json::from_str(&reply.json)?;
     Ok(format!("the account of the cluster: {}", status["runs"]))
 }
