@@ -1,6 +1,7 @@
 //! A coordinator's configuration: `coordinator.yaml`, or made by `up`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +10,9 @@ use crate::openid::{OpenIdConfig, OpenIdFile};
 use probity_otel::Otel;
 use probity_proto::units;
 use probity_rpc::tls::{TlsFiles, is_loopback};
-use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Everything a coordinator needs to know.
 #[derive(Debug, Clone)]
@@ -36,8 +39,8 @@ pub struct CoordinatorConfig {
     pub secrets_need_allow: bool,
     /// Files that probes may discover targets in.
     pub targets_dir: Option<PathBuf>,
-    /// The dead man's switch.
-    pub heartbeat: Option<HeartbeatConfig>,
+    /// Dead man's switches.
+    pub heartbeats: Vec<HeartbeatConfig>,
     /// Names that the HTTP side is called by, besides `advertise`'s and addresses.
     pub http_names: Vec<String>,
     /// An identity provider whose people may read over HTTP.
@@ -54,13 +57,28 @@ pub struct CoordinatorConfig {
     pub otel: Otel,
 }
 
-/// A URL that is called while the cluster can page.
-#[derive(Debug, Clone)]
+/// A dead man's switch: a URL that is called while those can be told for whom it stands.
+#[derive(Debug, Clone, Default)]
 pub struct HeartbeatConfig {
     /// A secret that holds the URL.
     pub url_secret_ref: String,
     /// How often.
     pub every: Duration,
+    /// Whose receivers it stands for; empty: the cluster's.
+    pub namespace: String,
+    /// The one receiver of `namespace` that it stands for; empty: all of them.
+    pub receiver: String,
+}
+
+impl HeartbeatConfig {
+    /// For a log.
+    pub(crate) fn stands_for(&self) -> String {
+        match (self.namespace.as_str(), self.receiver.as_str()) {
+            ("", _) => "cluster".to_owned(),
+            (namespace, "") => namespace.to_owned(),
+            (namespace, receiver) => format!("{namespace}/{receiver}"),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,7 +96,8 @@ struct File {
     #[serde(default)]
     secrets_need_allow: bool,
     targets_dir: Option<PathBuf>,
-    heartbeat: Option<Heartbeat>,
+    #[serde(default)]
+    heartbeat: Heartbeats,
     #[serde(default)]
     http_names: Vec<String>,
     openid: Option<OpenIdFile>,
@@ -104,6 +123,61 @@ struct Tls {
 struct Heartbeat {
     url: SecretUrl,
     every: Option<String>,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    receiver: String,
+}
+
+impl Heartbeat {
+    fn checked(&self, problems: &mut Vec<String>) -> HeartbeatConfig {
+        let every = match self.every.as_deref().map_or(Ok(60_000_000), units::parse_duration) {
+            Ok(every) if every >= 1_000_000 => every,
+            Ok(_) => {
+                problems.push(format!("heartbeat.every: {:?} is too often (want 1s or more)", self.every.as_deref().unwrap_or_default()));
+                1_000_000
+            }
+            Err(m) => {
+                problems.push(format!("heartbeat.every: {m}"));
+                1_000_000
+            }
+        };
+        if self.namespace.is_empty() && !self.receiver.is_empty() {
+            problems.push(format!("heartbeat.receiver: {:?} is of no namespace (set namespace beside it)", self.receiver));
+        }
+        HeartbeatConfig {
+            url_secret_ref: self.url.secret_ref.clone(),
+            every: Duration::from_micros(every),
+            namespace: self.namespace.clone(),
+            receiver: self.receiver.clone(),
+        }
+    }
+}
+
+/// One, or a list.
+#[derive(Debug, Default)]
+struct Heartbeats(Vec<Heartbeat>);
+
+impl<'de> Deserialize<'de> for Heartbeats {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct OneOrMore;
+        impl<'de> Visitor<'de> for OneOrMore {
+            type Value = Heartbeats;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("{url: {secretRef: NAME}, every: 60s}, or a list of such")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Heartbeats, A::Error> {
+                Heartbeat::deserialize(MapAccessDeserializer::new(map)).map(|one| Heartbeats(vec![one]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Heartbeats, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(seq)).map(Heartbeats)
+            }
+        }
+        deserializer.deserialize_any(OneOrMore)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -120,15 +194,8 @@ impl CoordinatorConfig {
             let place = e.location().map(|l| format!("{}:{}", l.line(), l.column())).unwrap_or_else(|| "1:1".to_owned());
             format!("{}:{place}: {}", path.display(), e.without_snippet())
         })?;
-        let heartbeat = match &file.heartbeat {
-            None => None,
-            Some(h) => {
-                let every =
-                    h.every.as_deref().map_or(Ok(60_000_000), units::parse_duration).map_err(|m| format!("{}: heartbeat.every: {m}", path.display()))?;
-                Some(HeartbeatConfig { url_secret_ref: h.url.secret_ref.clone(), every: Duration::from_micros(every.max(1_000_000)) })
-            }
-        };
         let mut problems = Vec::new();
+        let heartbeats = file.heartbeat.0.iter().map(|h| h.checked(&mut problems)).collect();
         let openid = file.openid.map(|o| o.checked(&mut problems));
         let advertise = file.advertise.unwrap_or_else(|| file.listen.grpc.to_string());
         let config = CoordinatorConfig {
@@ -143,7 +210,7 @@ impl CoordinatorConfig {
             secrets_dir: file.secrets_dir,
             secrets_need_allow: file.secrets_need_allow,
             targets_dir: file.targets_dir,
-            heartbeat,
+            heartbeats,
             http_names: file.http_names,
             openid,
             auto_init: false,

@@ -30,6 +30,8 @@ const SECOND_US: i64 = 1_000_000;
 const RESEND_US: i64 = 60 * SECOND_US;
 /// A resolved alert is sent again to Alertmanager for this long: one replica may have been away.
 const RESEND_RESOLVED_FOR_US: i64 = 300 * SECOND_US;
+/// One replica that was not told, while another was: it is told again after this.
+const RETRY_REPLICA_US: i64 = 15 * SECOND_US;
 /// Waits between attempts: doubling to this.
 const RETRY_MAX_US: i64 = 60 * SECOND_US;
 
@@ -87,6 +89,19 @@ impl Drop for Begun {
     }
 }
 
+/// A receiver that was told.
+struct Told {
+    status: u16,
+    /// What one of its replicas answered that was not.
+    untold: Option<String>,
+}
+
+impl Told {
+    fn all(status: u16) -> Told {
+        Told { status, untold: None }
+    }
+}
+
 /// The one who tells.
 #[derive(Debug, Clone)]
 pub(crate) struct Effects {
@@ -137,10 +152,15 @@ impl Effects {
         let at_us = node.now_us();
         let mut done = EffectDone { episode: row.episode.clone(), receiver: row.receiver.clone(), revision: row.revision, at_us, ..EffectDone::default() };
         match sent {
-            Ok(status) => {
+            Ok(Told { status, untold }) => {
                 done.delivered = true;
                 done.status = u32::from(status);
                 done.next_at_us = resend_at(delivery, at_us);
+                if let Some(error) = untold {
+                    tracing::warn!(receiver = row.receiver, episode = row.episode, error, "one of its replicas is not told");
+                    done.error = error;
+                    done.next_at_us = done.next_at_us.min(at_us + RETRY_REPLICA_US);
+                }
             }
             Err((status, error)) => {
                 tracing::warn!(receiver = row.receiver, episode = row.episode, error, "not delivered");
@@ -153,7 +173,7 @@ impl Effects {
         done
     }
 
-    async fn webhook(&self, node: &Node, delivery: &Delivery, webhook: &WebhookReceiver) -> Result<u16, (u16, String)> {
+    async fn webhook(&self, node: &Node, delivery: &Delivery, webhook: &WebhookReceiver) -> Result<Told, (u16, String)> {
         let url = if webhook.url_secret_ref.is_empty() { webhook.url.clone() } else { self.secret(&webhook.url_secret_ref, delivery, None).await? };
         let token = match webhook.token_secret_ref.as_str() {
             "" => None,
@@ -162,10 +182,10 @@ impl Effects {
         let (name, namespace) = (delivery.episode.slo.clone(), delivery.episode.namespace.clone());
         let explain = node.query(move |state, _| crate::view::slo_summary(state, &namespace, &name)).await.ok().flatten();
         let body = cloud_event(delivery, explain);
-        self.post(&url, &body, "application/cloudevents+json", token.as_deref()).await
+        self.post(&url, &body, "application/cloudevents+json", token.as_deref()).await.map(Told::all)
     }
 
-    async fn alertmanager(&self, node: &Node, delivery: &Delivery, receiver: &AlertmanagerReceiver) -> Result<u16, (u16, String)> {
+    async fn alertmanager(&self, node: &Node, delivery: &Delivery, receiver: &AlertmanagerReceiver) -> Result<Told, (u16, String)> {
         let e = &delivery.episode;
         // While firing, the end lies ahead: should everybody here die, Alertmanager resolves it by then.
         let ends_at = if e.resolved_at_us != 0 { e.resolved_at_us } else { node.now_us() + 5 * RESEND_US };
@@ -189,10 +209,14 @@ impl Effects {
                 Err(e) => failed = Some(e),
             }
         }
-        failed.map_or(outcome, Err)
+        // One that knows tells the others, unless they are apart: told is told, and the rest is made good soon.
+        match (outcome, failed) {
+            (Ok(status), untold) => Ok(Told { status, untold: untold.map(|(_, error)| error) }),
+            (Err(none), failed) => Err(failed.unwrap_or(none)),
+        }
     }
 
-    async fn pagerduty(&self, delivery: &Delivery, receiver: &PagerDutyReceiver) -> Result<u16, (u16, String)> {
+    async fn pagerduty(&self, delivery: &Delivery, receiver: &PagerDutyReceiver) -> Result<Told, (u16, String)> {
         let e = &delivery.episode;
         let routing_key = self.secret(&receiver.routing_key_secret_ref, delivery, Some(PAGERDUTY)).await?;
         let severity = if e.severity() == Severity::Page { "critical" } else { "warning" };
@@ -205,16 +229,16 @@ impl Effects {
             "payload": {"summary": summary, "source": format!("probity/{}", delivery.cluster), "severity": severity, "timestamp": rfc3339(e.fired_at_us),
                         "component": e.slo, "group": e.namespace, "class": e.rule, "custom_details": e.labels},
         });
-        self.post(PAGERDUTY, &body, "application/json", None).await
+        self.post(PAGERDUTY, &body, "application/json", None).await.map(Told::all)
     }
 
-    async fn slack(&self, delivery: &Delivery, receiver: &SlackReceiver) -> Result<u16, (u16, String)> {
+    async fn slack(&self, delivery: &Delivery, receiver: &SlackReceiver) -> Result<Told, (u16, String)> {
         let e = &delivery.episode;
         let url = self.secret(&receiver.url_secret_ref, delivery, None).await?;
         let word = if delivery.row.resolved { "resolved" } else { "FIRING" };
         let summary = e.annotations.get("summary").cloned().unwrap_or_default();
         let body = json!({"text": format!("{word}: {}/{} in {}: {summary}", e.slo, e.rule, e.namespace)});
-        self.post(&url, &body, "application/json", None).await
+        self.post(&url, &body, "application/json", None).await.map(Told::all)
     }
 
     /// A secret for the receiver's namespace, to be sent to `url`.

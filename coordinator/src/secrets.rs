@@ -2,6 +2,7 @@
 //!
 //! For whom each is, `NAME.allow` beside it says (see [`probity_rpc::secrets`]). What the coordinator's own configuration names is no resource's.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use probity_rpc::secrets::allowed;
@@ -11,19 +12,19 @@ use probity_rpc::secrets::allowed;
 pub(crate) struct Secrets {
     dir: Option<PathBuf>,
     /// Of the coordinator's own configuration.
-    own: Option<String>,
+    own: BTreeSet<String>,
     /// What nobody allowed is for no resource.
     need_allow: bool,
 }
 
 impl Secrets {
-    pub(crate) fn new(dir: Option<PathBuf>, own: Option<String>, need_allow: bool) -> Secrets {
+    pub(crate) fn new(dir: Option<PathBuf>, own: BTreeSet<String>, need_allow: bool) -> Secrets {
         Secrets { dir, own, need_allow }
     }
 
     /// For a resource of `namespace`, to be sent to `host`; without one it is itself where to send.
     pub(crate) async fn read_for(&self, name: &str, namespace: &str, host: Option<&str>) -> Result<String, String> {
-        if self.own.as_deref() == Some(name) {
+        if self.own.contains(name) {
             return Err(format!("secret {name:?} is the coordinator's own"));
         }
         if let Some(dir) = &self.dir {
@@ -56,7 +57,7 @@ mod tests {
         write("shop", "s\r\n");
         write("shop.allow", "namespaces: [shop]\nhosts: [hooks.example.com]\n");
         write("deadman", "https://example.com");
-        let secrets = Secrets::new(Some(dir.path().to_owned()), Some("deadman".to_owned()), false);
+        let secrets = Secrets::new(Some(dir.path().to_owned()), BTreeSet::from(["deadman".to_owned()]), false);
         let read = async |name: &str, namespace: &str, host: Option<&str>| secrets.read_for(name, namespace, host).await;
         assert_eq!(read("open", "search", Some("evil.example")).await, Ok("o".to_owned()));
         assert_eq!(read("shop", "shop", Some("hooks.example.com")).await, Ok("s".to_owned()));
@@ -70,7 +71,7 @@ mod tests {
             assert!(read(name, namespace, host).await.is_err_and(|said| said.contains(why)), "{name} {host:?}");
         }
         assert_eq!(secrets.read("deadman").await, Ok("https://example.com".to_owned()));
-        let strict = Secrets::new(Some(dir.path().to_owned()), Some("deadman".to_owned()), true);
+        let strict = Secrets::new(Some(dir.path().to_owned()), BTreeSet::from(["deadman".to_owned()]), true);
         assert!(strict.read_for("open", "search", None).await.is_err_and(|said| said.contains("is allowed to nobody")));
         assert_eq!(strict.read_for("shop", "shop", Some("hooks.example.com")).await, Ok("s".to_owned()));
         assert_eq!(strict.read("deadman").await, Ok("https://example.com".to_owned()), "the coordinator's own needs none");

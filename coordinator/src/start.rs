@@ -231,13 +231,13 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         }
     });
     let policy = Policy { allow_loopback: config.allow_loopback };
-    let secrets = Secrets::new(config.secrets_dir.clone(), config.heartbeat.as_ref().map(|h| h.url_secret_ref.clone()), config.secrets_need_allow);
+    let secrets = Secrets::new(config.secrets_dir.clone(), config.heartbeats.iter().map(|h| h.url_secret_ref.clone()).collect(), config.secrets_need_allow);
     let effects = Effects::new(secrets.clone(), policy)?;
     let sources = discovery::Sources::new(secrets.clone(), config.targets_dir.clone(), policy);
     tasks.spawn(discovery::run(node.clone(), sources, stop.clone()));
     tasks.spawn(leader::run(node.clone(), effects, GameDayTraces::new(config.otel.clone()), stop.clone()));
-    if let Some(heartbeat) = config.heartbeat.clone() {
-        tasks.spawn(heartbeat::run(node.clone(), heartbeat, secrets, stop.clone()));
+    for heartbeat in config.heartbeats.clone() {
+        tasks.spawn(heartbeat::run(node.clone(), heartbeat, secrets.clone(), stop.clone()));
     }
     let others = config.initial_members.iter().filter(|(name, _)| **name != config.name).map(|(_, a)| a.clone()).collect();
     tasks.spawn(find_members(others, config.tls.clone(), node.clone(), peers.clone(), own.clone(), stop.clone()));

@@ -78,7 +78,7 @@ fn coordinator_config(args: &UpArgs, name: &str, http: SocketAddr, grpc: SocketA
         secrets_dir: secrets_dir(&args.data_dir),
         secrets_need_allow: false,
         targets_dir: Some(args.data_dir.join("targets")),
-        heartbeat: None,
+        heartbeats: Vec::new(),
         http_names: Vec::new(),
         openid: None,
         auto_init: true,

@@ -223,7 +223,7 @@ mod tests {
         let (address, asked) = server().await;
         let dir = tempfile::tempdir().expect("a directory");
         std::fs::write(dir.path().join("k8s"), format!("{token}\n")).expect("a secret");
-        let sources = Sources::new(crate::secrets::Secrets::new(Some(dir.path().to_owned()), None, false), None, Policy { allow_loopback: true });
+        let sources = Sources::new(crate::secrets::Secrets::new(Some(dir.path().to_owned()), Default::default(), false), None, Policy { allow_loopback: true });
         let kubernetes = KubernetesDiscovery {
             role: role.to_owned(),
             namespaces: namespaces.iter().map(|n| (*n).to_owned()).collect(),
