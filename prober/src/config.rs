@@ -11,11 +11,15 @@ use probity_proto::units;
 use probity_rpc::tls::{TlsFiles, is_loopback};
 use serde::Deserialize;
 
+use crate::kinds::BODIES_BYTES_MAX;
 use crate::policy::AddressPolicy;
 use crate::selfcheck::SelfCheckConfig;
 
 /// Coordinators wait no longer for a run.
 pub const SPOOL_AGE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+/// One body with the default of `maxBodyBytes` fits.
+const BODIES_BYTES_LEAST: u64 = 1 << 20;
 
 /// Everything a prober needs to know.
 #[derive(Debug, Clone)]
@@ -40,6 +44,8 @@ pub struct ProberConfig {
     pub spool_bytes_max: u64,
     /// How long a row is kept for a coordinator.
     pub spool_age_max: Duration,
+    /// Bytes of answers' bodies that all runs may hold together.
+    pub bodies_bytes_max: u64,
     /// Whether its own network works.
     pub self_check: SelfCheckConfig,
     /// Kinds of fault that the host's owner allows.
@@ -69,6 +75,8 @@ struct File {
     secrets_need_allow: bool,
     #[serde(default)]
     spool: Spool,
+    #[serde(default)]
+    bodies: Bodies,
     #[serde(default)]
     self_check: SelfCheck,
     #[serde(default)]
@@ -103,6 +111,12 @@ struct Tls {
 struct Spool {
     max_bytes: Option<String>,
     max_age: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Bodies {
+    max_bytes: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -183,6 +197,9 @@ impl ProberConfig {
                 found.push(format!("coordinators: {address:?} is not on this host (plain text is allowed on loopback only)"));
             }
         }
+        if self.bodies_bytes_max < BODIES_BYTES_LEAST {
+            found.push("bodies.maxBytes is below 1MiB: one body of the usual bound would not fit".to_owned());
+        }
         if self.spool_age_max > SPOOL_AGE_MAX {
             found.push("spool.maxAge is above 24h: coordinators give older runs up as lost".to_owned());
         }
@@ -211,6 +228,10 @@ impl File {
             Some(text) => units::parse_bytes(text).map_err(|m| format!("spool.maxBytes: {m}"))?,
             None => 256 << 20,
         };
+        let bodies_bytes_max = match &self.bodies.max_bytes {
+            Some(text) => units::parse_bytes(text).map_err(|m| format!("bodies.maxBytes: {m}"))?,
+            None => BODIES_BYTES_MAX,
+        };
         let spool_age_max = match &self.spool.max_age {
             Some(text) => units::parse_duration(text).map(Duration::from_micros).map_err(|m| format!("spool.maxAge: {m}"))?,
             None => SPOOL_AGE_MAX,
@@ -227,6 +248,7 @@ impl File {
             secrets_need_allow: self.secrets_need_allow,
             spool_bytes_max,
             spool_age_max,
+            bodies_bytes_max,
             self_check: self.self_check.into_config()?,
             faults_allow: self.faults.allow,
             proxies: self.proxies.into_iter().map(|p| ProxyConfig { name: p.name, listen: p.listen, upstream: p.upstream }).collect(),

@@ -203,6 +203,7 @@ impl Services {
             address_policy: config.address_policy,
             secrets_dir: config.secrets_dir.clone(),
             secrets_need_allow: config.secrets_need_allow,
+            bodies_bytes_max: config.bodies_bytes_max,
             otel: config.otel.clone(),
             ..ContextConfig::default()
         };
@@ -214,7 +215,7 @@ impl Services {
             if let Some(exporter) = &blackbox {
                 tokio::spawn(crate::blackbox::reload_on_hangup(exporter.clone(), stop.clone()));
             }
-            tokio::spawn(crate::health::serve(listener, health, blackbox, stop.clone()));
+            tokio::spawn(crate::health::serve(listener, health, context.clone(), blackbox, stop.clone()));
         }
         tokio::spawn(stream::keep(config.name.clone(), config.coordinators.clone(), config.tls.clone(), events, stop.clone()));
         if config.self_check.is_on() {

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::blackbox::Exporter;
+use crate::kinds::ProbeContext;
 
 /// Upper bounds of the duration buckets, in microseconds: 1 ms to 10 s, the range of a probe's time-out.
 const BUCKETS_US: [u64; 13] = [1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 5_000_000, 10_000_000];
@@ -99,7 +100,7 @@ impl Health {
         shown.failed_attempts += failed_attempts as u64;
     }
 
-    fn text(&self) -> String {
+    fn text(&self, body_bytes: u64) -> String {
         // A copy: whoever writes is the thread of the slots, and must not wait for a page of text.
         let Ok(shown) = self.0.lock().map(|shown| shown.clone()) else { return String::new() };
         let mut out = String::new();
@@ -124,6 +125,7 @@ impl Health {
         metric("probity_prober_spool_rows", "gauge", "Rows that are not acknowledged.", vec![(String::new(), shown.spool.0)]);
         metric("probity_prober_spool_bytes", "gauge", "Their size.", vec![(String::new(), shown.spool.1)]);
         metric("probity_prober_dropped_slots_total", "counter", "Slots whose outcome the spool could not hold.", vec![(String::new(), shown.spool.2)]);
+        metric("probity_prober_body_bytes", "gauge", "Bytes of answers' bodies that runs hold.", vec![(String::new(), body_bytes)]);
         metric("probity_prober_connected", "gauge", "Whether a coordinator is connected.", vec![(String::new(), u64::from(shown.connected))]);
         durations(&shown, &mut out);
         out
@@ -156,9 +158,9 @@ fn histogram(out: &mut String, name: &str, labels: &str, bounds_us: &[u64], coun
 }
 
 /// Serves until `stop`.
-pub(crate) async fn serve(listener: TcpListener, health: Health, blackbox: Option<Arc<Exporter>>, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, health: Health, context: Arc<ProbeContext>, blackbox: Option<Arc<Exporter>>, stop: CancellationToken) {
     let own = blackbox.clone();
-    let text = move || health.text() + &own.map_or(String::new(), |exporter| exporter.own_metrics());
+    let text = move || health.text(context.bodies.held()) + &own.map_or(String::new(), |exporter| exporter.own_metrics());
     let mut router = Router::new()
         .route("/metrics", get(move || async move { ([("content-type", "text/plain; version=0.0.4")], text()) }))
         .route("/healthz", get(|| async { "ok\n" }));
@@ -182,8 +184,9 @@ mod tests {
         for lag_us in [0, 200, 201, 9_000_000] {
             health.started(lag_us, 1);
         }
-        let text = health.text();
+        let text = health.text(7);
         for line in [
+            r#"probity_prober_body_bytes{prober="p"} 7"#,
             r#"probity_prober_slot_lag_seconds_bucket{prober="p",le="0.0002"} 2"#,
             r#"probity_prober_slot_lag_seconds_bucket{prober="p",le="1"} 3"#,
             r#"probity_prober_slot_lag_seconds_bucket{prober="p",le="+Inf"} 4"#,

@@ -189,6 +189,7 @@ impl System {
             secrets_dir: secrets_dir(&self.args.data_dir),
             secrets_need_allow: false,
             spool_bytes_max: 64 << 20,
+            bodies_bytes_max: probity_prober::kinds::BODIES_BYTES_MAX,
             spool_age_max: SPOOL_AGE_MAX,
             // A laptop without a network still probes itself.
             self_check: SelfCheckConfig::off(),

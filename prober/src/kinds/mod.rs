@@ -1,6 +1,7 @@
 //! The probe kinds: one function for all, one file each.
 
 mod assert;
+mod bodies;
 mod capture;
 mod certificate;
 mod chain;
@@ -39,6 +40,7 @@ use tokio::time::Instant;
 use crate::policy::AddressPolicy;
 use crate::resolve::Resolvers;
 use crate::secret::Secrets;
+pub use bodies::BODIES_BYTES_MAX;
 pub use icmp::Hop;
 use phases::Phases;
 pub(crate) use tls::add_pem;
@@ -55,13 +57,14 @@ pub struct ProbeContext {
     tokens: http::Tokens,
     icmp: icmp::Sockets,
     bad: BadChecks,
+    pub(crate) bodies: Arc<bodies::Bodies>,
     pub(crate) otel: Otel,
     /// What a person is told who lacks the right to ping; empty when it is there.
     pub(crate) ping_hint: String,
 }
 
 /// What makes a context.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct ContextConfig {
     /// Where probes may go.
     pub address_policy: AddressPolicy,
@@ -71,8 +74,23 @@ pub struct ContextConfig {
     pub secrets_need_allow: bool,
     /// Secrets that are given beside it, by their names: one's own, for one-shot probes.
     pub secrets: BTreeMap<String, String>,
+    /// Bytes of answers' bodies that all runs may hold together.
+    pub bodies_bytes_max: u64,
     /// Where spans and metrics go.
     pub otel: Otel,
+}
+
+impl Default for ContextConfig {
+    fn default() -> ContextConfig {
+        ContextConfig {
+            address_policy: AddressPolicy::default(),
+            secrets_dir: None,
+            secrets_need_allow: false,
+            secrets: BTreeMap::new(),
+            bodies_bytes_max: BODIES_BYTES_MAX,
+            otel: Otel::default(),
+        }
+    }
 }
 
 impl ProbeContext {
@@ -90,6 +108,7 @@ impl ProbeContext {
             ping_hint: icmp.hint(),
             icmp,
             bad: BadChecks::default(),
+            bodies: bodies::Bodies::new(config.bodies_bytes_max),
             otel: config.otel,
         }
     }

@@ -271,6 +271,8 @@ pub(crate) fn io_reason(error: &io::Error, otherwise: Reason) -> Reason {
         HostUnreachable | NetworkUnreachable | NetworkDown => Reason::ConnectUnreachable,
         TimedOut => Reason::ConnectTimeout,
         PermissionDenied => Reason::NoPermission,
+        // Of ours: the system's own has a number, and came before.
+        OutOfMemory => Reason::Overloaded,
         _ => otherwise,
     }
 }

@@ -11,10 +11,13 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
+use super::bodies::Metered;
 use super::{Attempt, Failure, net};
 
 /// Of a ping, so that its pong is known.
 const PING: &[u8] = b"probity";
+/// Read at once: a run's share of what is read ahead.
+const READ_BYTES: usize = 16 << 10;
 /// What is quoted of a message that was not expected.
 const QUOTE_BYTES_MAX: usize = 80;
 
@@ -68,7 +71,8 @@ async fn over(
 ) -> Result<(), Failure> {
     attempt.phases.next("first_byte");
     let bound = usize::try_from(check.max_message_bytes).ok();
-    let config = WebSocketConfig::default().max_message_size(bound).max_frame_size(bound);
+    let config = WebSocketConfig::default().max_message_size(bound).max_frame_size(bound).read_buffer_size(READ_BYTES);
+    let stream = Metered::new(stream, attempt.context.bodies.part());
     let (mut socket, response) = client_async_with_config(request, stream, Some(config)).await.map_err(|e| failure(&e))?;
     if let Some(chosen) = response.headers().get(header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok()) {
         attempt.fact("websocket.subprotocol", chosen);
@@ -90,7 +94,7 @@ async fn over(
     Ok(())
 }
 
-async fn expect(attempt: &mut Attempt<'_>, socket: &mut WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>, pattern: &str) -> Result<(), Failure> {
+async fn expect(attempt: &mut Attempt<'_>, socket: &mut WebSocketStream<Metered<impl AsyncRead + AsyncWrite + Unpin>>, pattern: &str) -> Result<(), Failure> {
     let expected = attempt.context.patterns.regex(pattern)?;
     let mut others = 0u64;
     loop {
@@ -109,8 +113,11 @@ async fn expect(attempt: &mut Attempt<'_>, socket: &mut WebSocketStream<impl Asy
     }
 }
 
-async fn next(socket: &mut WebSocketStream<impl AsyncRead + AsyncWrite + Unpin>) -> Result<Message, Failure> {
-    match socket.next().await {
+async fn next(socket: &mut WebSocketStream<Metered<impl AsyncRead + AsyncWrite + Unpin>>) -> Result<Message, Failure> {
+    let heard = socket.next().await;
+    // A message ends what was kept for it: it is looked at, and dropped.
+    socket.get_mut().passed();
+    match heard {
         Some(Ok(Message::Close(frame))) => {
             let why = frame.map_or_else(|| "without a reason".to_owned(), |f| format!("with {} {}", u16::from(f.code), f.reason).trim_end().to_owned());
             Err(Failure::new(Reason::ConnectionClosed, format!("the server closed {why}")))

@@ -29,6 +29,22 @@ async fn without_end() {
 }
 
 #[tokio::test]
+async fn many_without_end_share_the_room() {
+    let bench = Bench::with_room(ROOM_BYTES).await;
+    // Each alone may have more than there is for all, and they come at once: without the room for all of 800 MiB.
+    let server = endless("HTTP/1.1 200 OK\r\n\r\n", [b'x'; 8_192], Duration::from_millis(1)).await;
+    let before = lowered();
+    let spec = format!("timeout: 20s\nhttp: {{url: 'http://{server}/', maxBodyBytes: 100MiB}}");
+    let results = futures_util::future::join_all((0..MANY).map(|_| probe_in(&bench.context, &spec))).await;
+    let cost = kib("VmHWM:").saturating_sub(before);
+    println!("{MANY} bodies without an end: {cost} KiB for {ROOM_BYTES} bytes of room");
+    assert!(cost <= MANY_KIB_MAX, "{cost} KiB");
+    for result in &results {
+        assert_reason(result, Reason::Overloaded);
+    }
+}
+
+#[tokio::test]
 async fn a_byte_a_second() {
     let bench = Bench::new().await;
     for (name, head, drop, reason, phase) in [

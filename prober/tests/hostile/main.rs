@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use common::*;
 use probity_prober::ProbeContext;
+use probity_prober::kinds::ContextConfig;
+use probity_prober::policy::AddressPolicy;
 use probity_proto::v1::Reason;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -26,6 +28,11 @@ const AT_ONCE: u64 = 4;
 const RUN_KIB_MAX: u64 = 6 * 1024;
 /// The same with brotli's window, which is of 16 MiB at most (RFC 7932, section 9.1).
 const BROTLI_RUN_KIB_MAX: u64 = RUN_KIB_MAX + 16 * 1024;
+
+/// What many runs at once may cost: the room that they are given, four times for vectors that grow, and 256 KiB each for a connection with both of its sides.
+const ROOM_BYTES: u64 = 4 << 20;
+const MANY: u64 = 200;
+const MANY_KIB_MAX: u64 = 4 * ROOM_BYTES / 1024 + MANY * 256;
 
 static ALONE: Mutex<()> = Mutex::const_new(());
 
@@ -49,6 +56,14 @@ impl Bench {
         Bench::with_secrets(None).await
     }
 
+    /// Whose runs share some room.
+    async fn with_room(bytes: u64) -> Bench {
+        let mut bench = Bench::new().await;
+        let config = ContextConfig { address_policy: AddressPolicy::Anywhere, bodies_bytes_max: bytes, ..ContextConfig::default() };
+        bench.context = ProbeContext::new(config);
+        bench
+    }
+
     async fn with_secrets(secrets: Option<&std::path::Path>) -> Bench {
         let alone = ALONE.lock().await;
         let context = context_with(probity_prober::policy::AddressPolicy::Anywhere, secrets.map(Into::into));
@@ -62,9 +77,7 @@ impl Bench {
 
     async fn probe_within(&self, kib_max: u64, name: &str, spec: &str, reason: Reason, message: &str) {
         let spec = if spec.contains("timeout:") { spec.to_owned() } else { format!("timeout: 1s\n{spec}") };
-        // Writing 5 sets the high-water mark back to what is in use (proc(5)).
-        std::fs::write("/proc/self/clear_refs", "5").expect("the kernel takes it");
-        let before = kib("VmHWM:");
+        let before = lowered();
         let runs = (0..AT_ONCE).map(|_| probe_in(&self.context, &spec));
         // Generous: the machine may be busy; what must not be is a run without an end.
         let results = tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(runs)).await;
@@ -81,6 +94,12 @@ impl Bench {
             }
         }
     }
+}
+
+/// Sets the high-water mark back to what is in use (proc(5)), and has it, in KiB.
+fn lowered() -> u64 {
+    std::fs::write("/proc/self/clear_refs", "5").expect("the kernel takes it");
+    kib("VmHWM:")
 }
 
 /// A line of this process's status.

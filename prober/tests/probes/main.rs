@@ -1,6 +1,7 @@
 //! Probes as somebody writes them, each option against a real server on loopback.
 
 mod bad_targets;
+mod budget;
 #[path = "../common/mod.rs"]
 mod common;
 mod frame;

@@ -10,12 +10,15 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use probity_proto::v1::{HttpCheck, Reason};
 
+use super::super::bodies::Held;
 use super::super::{Attempt, Failure};
 use super::connect::failure;
 use super::http3;
 
 /// Codings one upon the other; more is a bomb in wrapping.
 const CODINGS_MAX: usize = 3;
+/// Room for what is decoded is asked for in pieces of that size.
+const PIECE_BYTES: u64 = 64 << 10;
 /// The largest window of zstd over HTTP (RFC 9659).
 const ZSTD_WINDOW_MAX: u64 = 8 << 20;
 
@@ -65,12 +68,14 @@ impl Received {
     }
 }
 
-pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, mut body: Received) -> Result<Bytes, Failure> {
+/// The body, and the room that it takes.
+pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, mut body: Received) -> Result<(Bytes, Held), Failure> {
     let max = check.max_body_bytes;
     let too_large = || Failure::new(Reason::BodyTooLarge, format!("the body has more than {max} bytes"));
     if body.announced(headers).is_some_and(|n| n > max) {
         return Err(too_large());
     }
+    let mut held = attempt.context.bodies.part();
     let mut first = Bytes::new();
     let mut rest: Vec<u8> = Vec::new();
     while let Some(data) = body.chunk().await {
@@ -78,6 +83,7 @@ pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: 
         if (first.len() + rest.len() + data.len()) as u64 > max {
             return Err(too_large());
         }
+        held.more(data.len())?;
         // Most bodies are of one piece: no copy.
         if first.is_empty() && rest.is_empty() {
             first = data;
@@ -91,10 +97,10 @@ pub(super) async fn read(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: 
     }
     let bytes = if rest.is_empty() { first } else { Bytes::from(rest) };
     attempt.fact("http.response.body.size", bytes.len().to_string());
-    decode(attempt, check, headers, bytes).await
+    decode(attempt, check, headers, bytes, held).await
 }
 
-async fn decode(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, bytes: Bytes) -> Result<Bytes, Failure> {
+async fn decode(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMap, bytes: Bytes, mut held: Held) -> Result<(Bytes, Held), Failure> {
     let codings: Vec<String> = headers
         .get_all(CONTENT_ENCODING)
         .iter()
@@ -104,30 +110,42 @@ async fn decode(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMa
         .filter(|c| !c.is_empty() && c != "identity")
         .collect();
     if codings.is_empty() || check.compression.is_empty() || bytes.is_empty() {
-        return Ok(bytes);
+        return Ok((bytes, held));
     }
     if codings.len() > CODINGS_MAX {
         return Err(Failure::new(Reason::ProtocolError, format!("{} codings one upon the other", codings.len())));
     }
     attempt.fact("http.response.encoding", codings.join(", "));
     let max = check.max_decompressed_bytes;
-    // A few bytes may take some milliseconds: not on a thread that times other runs.
-    let decoded = tokio::task::spawn_blocking(move || codings.iter().rev().try_fold(bytes, |bytes, coding| one(coding, &bytes, max))).await;
-    let decoded = decoded.map_err(|e| Failure::new(Reason::ProberError, format!("the body could not be decoded: {e}")))??;
+    // A few bytes may take some milliseconds.
+    let decoding = move || {
+        let decoded = codings.iter().rev().try_fold(bytes, |bytes, coding| {
+            let decoded = one(coding, &bytes, max, &mut held)?;
+            held.less(bytes.len());
+            Ok::<_, Failure>(decoded)
+        })?;
+        Ok::<_, Failure>((decoded, held))
+    };
+    let (decoded, held) = attempt.context.bodies.work(attempt.deadline, decoding).await??;
     attempt.fact("http.response.decoded.size", decoded.len().to_string());
-    Ok(decoded)
+    Ok((decoded, held))
 }
 
-fn one(coding: &str, bytes: &[u8], max: u64) -> Result<Bytes, Failure> {
+fn one(coding: &str, bytes: &[u8], max: u64, held: &mut Held) -> Result<Bytes, Failure> {
     let broken = |e: &dyn std::fmt::Display| Failure::new(Reason::ProtocolError, format!("the body is no {coding}: {e}"));
     let mut out = Vec::new();
     let mut take = |reader: &mut dyn Read| -> Result<(), Failure> {
-        let left = (max + 1).saturating_sub(out.len() as u64);
-        reader.take(left).read_to_end(&mut out).map_err(|e| broken(&e))?;
-        if out.len() as u64 > max {
-            return Err(Failure::new(Reason::DecompressedTooLarge, format!("{} bytes of {coding} become more than {max}", bytes.len())));
+        loop {
+            let piece = (max + 1).saturating_sub(out.len() as u64).min(PIECE_BYTES);
+            let read = reader.take(piece).read_to_end(&mut out).map_err(|e| broken(&e))?;
+            if out.len() as u64 > max {
+                return Err(Failure::new(Reason::DecompressedTooLarge, format!("{} bytes of {coding} become more than {max}", bytes.len())));
+            }
+            held.more(read)?;
+            if (read as u64) < piece {
+                return Ok(());
+            }
         }
-        Ok(())
     };
     match coding {
         "gzip" | "x-gzip" => take(&mut MultiGzDecoder::new(bytes))?,
@@ -176,10 +194,11 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
 /// For tests/fuzz: the first byte says in what coding.
 #[cfg(feature = "fuzz")]
 pub(super) fn fuzz(bytes: &[u8]) {
+    use super::super::bodies::Bodies;
     const MAX: u64 = 1 << 16;
     let Some((coding, rest)) = bytes.split_first() else { return };
     let coding = ["gzip", "deflate", "br", "zstd"][usize::from(*coding) % 4];
-    if let Ok(decoded) = one(coding, rest, MAX) {
+    if let Ok(decoded) = one(coding, rest, MAX, &mut Bodies::new(u64::MAX).part()) {
         assert!(decoded.len() as u64 <= MAX, "the bound holds");
     }
 }
@@ -199,6 +218,8 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_no_panic() {
+        let mut held = crate::kinds::bodies::Bodies::new(u64::MAX).part();
+        let mut one = |coding: &str, bytes: &[u8], max: u64| super::one(coding, bytes, max, &mut held);
         for coding in ["gzip", "deflate", "br", "zstd"] {
             for seed in 0..200u32 {
                 let bytes: Vec<u8> = (0..64u32).map(|i| (seed.wrapping_mul(2_654_435_761).wrapping_add(i).wrapping_mul(40_503) >> 7) as u8).collect();

@@ -278,7 +278,7 @@ impl Exchange<'_> {
         if let Some(at) = text(http::header::LAST_MODIFIED).and_then(|t| jiff::fmt::rfc2822::parse(t).ok()) {
             attempt.fact("http.response.header.last-modified", at.timestamp().as_second().to_string());
         }
-        let mut answer = Answer { status: parts.status, version: parts.version, headers: parts.headers, body: Bytes::new() };
+        let mut answer = Answer { status: parts.status, version: parts.version, headers: parts.headers, body: Bytes::new(), held: None };
         let follows = self.step.is_some_and(|s| s.follow_redirects > 0);
         if follows && parts.status.is_redirection() && answer.headers.contains_key(http::header::LOCATION) {
             return Ok((answer, None));
@@ -289,7 +289,8 @@ impl Exchange<'_> {
         if let Some(expect) = self.step.and_then(|s| s.expect) {
             assert::status(expect, parts.status.as_u16())?;
         }
-        answer.body = body::read(attempt, check, &answer.headers, incoming).await?;
+        let (body, held) = body::read(attempt, check, &answer.headers, incoming).await?;
+        (answer.body, answer.held) = (body, Some(held));
         Ok((answer, Some(sender)))
     }
 

@@ -11,7 +11,9 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version, header};
 use probity_proto::v1::{Capture, Header, HttpAuth, HttpCheck, HttpExpect, HttpStep, Reason, TlsOptions};
 use serde_json::Value;
 
+use super::bodies::Held;
 use super::capture::Captures;
+use super::patterns::Patterns;
 use super::{Attempt, Failure, assert};
 pub(super) use connect::{HEAD_BYTES_MAX, Pool, failure};
 pub(super) use oauth::Tokens;
@@ -84,6 +86,8 @@ struct Answer {
     headers: HeaderMap,
     /// Decoded, if that was asked for; empty when the answer is a redirect that is followed.
     body: Bytes,
+    /// The room that the body takes.
+    held: Option<Held>,
 }
 
 pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &HttpCheck) -> Result<(), Failure> {
@@ -108,19 +112,33 @@ async fn one(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, capt
     let expect = step.expect.unwrap_or(&default);
     assert::version(expect, answer.version)?;
     assert::headers(&attempt.context.patterns, expect, &answer.headers)?;
-    body_as_expected(attempt, expect, &answer.body).await?;
-    step.captures.iter().try_for_each(|c| capture(attempt, c, &answer, captures))
+    let mut answer = body_as_expected(attempt, expect, answer).await?;
+    for capture in step.captures {
+        let value;
+        (value, answer) = captured(attempt, capture, answer).await?;
+        captures.keep(&capture.name, value)?;
+    }
+    Ok(())
 }
 
-/// A large one takes milliseconds or more: not on a thread that times other runs, and not past the time-out of its own.
-async fn body_as_expected(attempt: &Attempt<'_>, expect: &HttpExpect, body: &Bytes) -> Result<(), Failure> {
-    let patterns = &attempt.context.patterns;
-    if expect.body.is_empty() || body.len() <= JUDGED_HERE_BYTES {
-        return assert::body(patterns, expect, body);
+/// A large one takes milliseconds or more: not on a thread that times other runs, and not past the time-out of its own. The answer comes back.
+async fn body_as_expected(attempt: &Attempt<'_>, expect: &HttpExpect, answer: Answer) -> Result<Answer, Failure> {
+    let context = attempt.context;
+    if expect.body.is_empty() || answer.body.len() <= JUDGED_HERE_BYTES {
+        return assert::body(&context.patterns, expect, &answer.body).map(|()| answer);
     }
-    let (patterns, expect, body) = (patterns.clone(), expect.clone(), body.clone());
-    let judged = tokio::task::spawn_blocking(move || assert::body(&patterns, &expect, &body)).await;
-    judged.unwrap_or_else(|e| Err(Failure::new(Reason::ProberError, format!("the body could not be judged: {e}"))))
+    let (patterns, expect) = (context.patterns.clone(), expect.clone());
+    context.bodies.work(attempt.deadline, move || assert::body(&patterns, &expect, &answer.body).map(|()| answer)).await?
+}
+
+/// The same of what is carried on.
+async fn captured(attempt: &Attempt<'_>, wanted: &Capture, answer: Answer) -> Result<(Value, Answer), Failure> {
+    let context = attempt.context;
+    if answer.body.len() <= JUDGED_HERE_BYTES {
+        return capture(&context.patterns, wanted, &answer).map(|value| (value, answer));
+    }
+    let (patterns, wanted) = (context.patterns.clone(), wanted.clone());
+    context.bodies.work(attempt.deadline, move || capture(&patterns, &wanted, &answer).map(|value| (value, answer))).await?
 }
 
 /// Sends a request, and what its redirects ask for.
@@ -168,9 +186,8 @@ fn of_another_host(tls: &TlsOptions) -> TlsOptions {
     }
 }
 
-fn capture(attempt: &Attempt<'_>, capture: &Capture, answer: &Answer, captures: &mut Captures) -> Result<(), Failure> {
+fn capture(patterns: &Patterns, capture: &Capture, answer: &Answer) -> Result<Value, Failure> {
     let missing = |what: String| Failure::new(Reason::CaptureMissing, format!("nothing to capture as {:?}: {what}", capture.name));
-    let patterns = &attempt.context.patterns;
     let value = if !capture.json_path.is_empty() {
         let document: Value = serde_json::from_slice(&answer.body).map_err(|_| missing("the body is no JSON".to_owned()))?;
         let path = patterns.path(&capture.json_path)?;
@@ -181,7 +198,7 @@ fn capture(attempt: &Attempt<'_>, capture: &Capture, answer: &Answer, captures: 
     } else {
         Value::Null
     };
-    let value = if capture.pattern.is_empty() {
+    Ok(if capture.pattern.is_empty() {
         value
     } else {
         let text = match &value {
@@ -193,8 +210,7 @@ fn capture(attempt: &Attempt<'_>, capture: &Capture, answer: &Answer, captures: 
         let found = pattern.captures(&text).ok_or_else(|| missing(format!("{:?} does not match", capture.pattern)))?;
         let group = found.get(1).or(found.get(0)).map_or(&b""[..], |m| m.as_bytes());
         Value::String(String::from_utf8_lossy(group).into_owned())
-    };
-    captures.keep(&capture.name, value)
+    })
 }
 
 /// A `Location` against the URL that gave it (RFC 3986, section 5), its fragment left out.

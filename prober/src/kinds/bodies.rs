@@ -1,0 +1,180 @@
+//! What all runs of a prober hold of answers' bodies, in bytes, and how many large ones are worked on at once.
+//!
+//! Each run has bounds of its own (`maxBodyBytes`, `maxDecompressedBytes`, `maxMessageBytes`); they do not add up to a bound for the prober, because
+//! many targets may be bad at once. A run that finds no room is missed(overloaded): that its answer was too much is this host's limit, and no target's
+//! failing. What runs hold besides is small, and bounded by how many there may be.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use probity_proto::v1::Reason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+use super::Failure;
+
+/// Unless `bodies.maxBytes` says otherwise: 64 KiB for each of the 4,096 runs that may be under way.
+pub const BODIES_BYTES_MAX: u64 = 256 << 20;
+/// A run that waits for its turn gives up that much before its time-out, so that the reason is ours to tell.
+const SPARE: Duration = Duration::from_millis(5);
+
+/// The account, of all runs.
+#[derive(Debug)]
+pub(crate) struct Bodies {
+    max: u64,
+    held: AtomicU64,
+    /// Turns at working on large bodies. One for each processor: more would take the room of their windows and documents, and be no faster.
+    turns: Arc<Semaphore>,
+}
+
+impl Bodies {
+    pub(crate) fn new(max: u64) -> Arc<Bodies> {
+        let turns = std::thread::available_parallelism().map_or(2, usize::from);
+        Arc::new(Bodies { max, held: AtomicU64::new(0), turns: Arc::new(Semaphore::new(turns)) })
+    }
+
+    /// Bytes that are held now.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// A run's part, empty as yet.
+    pub(crate) fn part(self: &Arc<Bodies>) -> Held {
+        Held { bodies: self.clone(), bytes: 0 }
+    }
+
+    /// Has a large body worked on by another thread: decoding and judging take milliseconds, which are not for a thread that times other runs.
+    pub(crate) async fn work<T: Send + 'static>(&self, deadline: Instant, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let until = deadline.checked_sub(SPARE).unwrap_or(deadline);
+        let late = || Failure::new(Reason::Overloaded, "this prober has more large bodies to work on than its processors can");
+        let (turn, waited) = match self.turns.clone().try_acquire_owned() {
+            Ok(turn) => (turn, false),
+            Err(_) => (timeout_at(until, self.turns.clone().acquire_owned()).await.map_err(|_| late())?.map_err(|_| late())?, true),
+        };
+        // The turn ends with the work, also when nobody waits for it any more.
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(turn);
+            done
+        });
+        let failed = |e: tokio::task::JoinError| Failure::new(Reason::ProberError, format!("the body could not be worked on: {e}"));
+        // Who had no time to wait may blame the target; who waited may not.
+        let done = if waited { timeout_at(until, working).await.map_err(|_| late())? } else { working.await };
+        done.map_err(failed)
+    }
+}
+
+/// Bytes that a run holds, given back when it is over.
+#[derive(Debug)]
+pub(crate) struct Held {
+    bodies: Arc<Bodies>,
+    bytes: u64,
+}
+
+impl Held {
+    /// So many bytes more.
+    pub(crate) fn more(&mut self, bytes: usize) -> Result<(), Failure> {
+        let (bytes, max) = (bytes as u64, self.bodies.max);
+        let before = self.bodies.held.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        if before + bytes <= max {
+            return Ok(());
+        }
+        self.less(bytes as usize);
+        Err(Failure::new(Reason::Overloaded, format!("the answers that this prober's runs hold may take {max} bytes together (bodies.maxBytes)")))
+    }
+
+    /// So many bytes are given back.
+    pub(crate) fn less(&mut self, bytes: usize) {
+        let bytes = (bytes as u64).min(self.bytes);
+        self.bytes -= bytes;
+        self.bodies.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn none(&mut self) {
+        self.less(usize::MAX);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.none();
+    }
+}
+
+/// A connection whose reader keeps what it read until [`Metered::passed`]: for libraries that put messages together by themselves.
+#[derive(Debug)]
+pub(crate) struct Metered<S> {
+    stream: S,
+    held: Held,
+}
+
+impl<S> Metered<S> {
+    pub(crate) fn new(stream: S, held: Held) -> Metered<S> {
+        Metered { stream, held }
+    }
+
+    /// What was read so far is no longer kept.
+    pub(crate) fn passed(&mut self) {
+        self.held.none();
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        Poll::Ready(this.held.more(buffer.filled().len() - before).map_err(|f| io::Error::new(io::ErrorKind::OutOfMemory, f.message)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_given_back() {
+        let bodies = Bodies::new(100);
+        let (mut one, mut other) = (bodies.part(), bodies.part());
+        assert!(one.more(60).is_ok() && other.more(40).is_ok());
+        let full = other.more(1).expect_err("there is no room");
+        assert_eq!((full.reason, bodies.held()), (Reason::Overloaded, 100));
+        one.less(10);
+        assert!(other.more(10).is_ok());
+        drop(one);
+        assert_eq!(bodies.held(), 50);
+        drop(other);
+        assert_eq!(bodies.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_in_vain_for_a_turn_says_so() {
+        let bodies = Bodies::new(100);
+        let soon = Instant::now() + Duration::from_millis(50);
+        let turns = bodies.turns.clone().acquire_many_owned(bodies.turns.available_permits() as u32).await.expect("all turns");
+        let late = bodies.work(soon, || ()).await.expect_err("there is no turn");
+        assert_eq!(late.reason, Reason::Overloaded);
+        drop(turns);
+        assert_eq!(bodies.work(Instant::now() + Duration::from_secs(60), || 7).await.ok(), Some(7));
+    }
+}
