@@ -29,6 +29,7 @@ mod secrets;
 mod start;
 mod telemetry;
 pub mod view;
+mod watches;
 
 pub use config::CoordinatorConfig;
 pub use node::{Node, ProposeError};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use probity_core::{COMMAND_VERSION, State, admission, checks, placement, resource_key};
 use probity_proto::lower;
@@ -23,14 +23,17 @@ use crate::forward::Forward;
 use crate::gate::{Admitted, Standing};
 use crate::node::{Node, ProposeError};
 use crate::peer::{Peers, identify};
+use crate::watches::Watches;
 use crate::{start, view};
 
 /// A concurrent change of resources is tried again this often.
 const CONFLICT_TRIES: usize = 5;
 /// Readings of one watch that wait for its stream.
-const WATCHED: usize = 4;
+const WATCHED: usize = 1;
 /// A watched reading comes at most this often.
 const WATCH_EVERY: Duration = Duration::from_millis(200);
+/// And one that takes long, so many times as long after it: a watch is never most of what a coordinator does.
+const WATCH_REST: u32 = 4;
 
 #[derive(Debug, Clone)]
 pub(crate) struct OperatorService {
@@ -39,6 +42,7 @@ pub(crate) struct OperatorService {
     pub(crate) own: MemberRecord,
     pub(crate) peers: Peers,
     pub(crate) forward: Forward,
+    pub(crate) watches: Watches,
     pub(crate) stop: CancellationToken,
 }
 
@@ -319,13 +323,16 @@ impl Operator for OperatorService {
         let standing = request.extensions().get::<Standing>().cloned().ok_or_else(|| Status::internal("a request that passed no gate"))?;
         self.must_lead_or_hint().await?;
         let path = request.into_inner().path;
+        let open = self.watches.begin(&admitted.caller.name)?;
         // A wrong path is told at once.
         let scope = view::Scope::of(&admitted.caller);
-        let mut last = self.reading(path.clone(), scope.clone()).await?;
+        let first = self.reading(path.clone(), scope.clone()).await?;
+        let mut last = view::digest(&first.json);
         let (tx, rx) = tokio::sync::mpsc::channel(WATCHED);
         let (service, mut changed, mut leadership) = (self.clone(), self.node.changed(), self.node.leadership());
         tokio::spawn(async move {
-            let _ = tx.send(Ok(last.clone())).await;
+            let _open = open;
+            let _ = tx.send(Ok(first)).await;
             let lost = standing.lost();
             tokio::pin!(lost);
             loop {
@@ -339,15 +346,20 @@ impl Operator for OperatorService {
                     _ = leadership.changed() => if !leadership.borrow_and_update().leading { return },
                     end = changed.changed() => if end.is_err() { return },
                 }
+                let began = Instant::now();
                 let Ok(next) = service.reading(path.clone(), scope.clone()).await else { return };
-                if view::same(&next.json, &last.json) {
-                    continue;
+                let digest = view::digest(&next.json);
+                let rest = WATCH_EVERY.max(began.elapsed() * WATCH_REST);
+                if digest != last {
+                    last = digest;
+                    if tx.send(Ok(next)).await.is_err() {
+                        return;
+                    }
                 }
-                last = next.clone();
-                if tx.send(Ok(next)).await.is_err() {
-                    return;
+                tokio::select! {
+                    () = tx.closed() => return,
+                    () = tokio::time::sleep(rest) => {}
                 }
-                tokio::time::sleep(WATCH_EVERY).await;
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))

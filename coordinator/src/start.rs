@@ -254,8 +254,15 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
     };
     let peer = PeerService { node: node.clone(), peers: peers.clone(), own: own.clone(), cluster_name: config.cluster.clone() };
     let forward = Forward::new(node.clone(), config.tls.clone());
-    let operator =
-        OperatorService { node: node.clone(), config: config.clone(), own: own.clone(), peers: peers.clone(), forward: forward.clone(), stop: stop.clone() };
+    let operator = OperatorService {
+        node: node.clone(),
+        config: config.clone(),
+        own: own.clone(),
+        peers: peers.clone(),
+        forward: forward.clone(),
+        watches: Default::default(),
+        stop: stop.clone(),
+    };
     let openid = config.openid.clone().map(OpenId::new).transpose()?;
     let connections = Arc::new(Connections::default());
     let gate = Gate::follow(node.clone(), config.tls.is_none(), openid, connections.clone(), stop.clone()).await;

@@ -5,6 +5,7 @@ mod items;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use probity_core::State;
 use probity_core::account::AccountView;
@@ -240,14 +241,13 @@ pub(crate) fn plan(state: &State, plan: &GameDayPlan) -> Value {
     items::plan(state, plan)
 }
 
-/// Whether two readings differ in nothing but when they were taken.
-pub(crate) fn same(a: &str, b: &str) -> bool {
-    let strip = |text: &str| {
-        let mut value: Value = serde_json::from_str(text).unwrap_or_default();
-        value.as_object_mut().map(|o| o.remove("asOf"));
-        value
-    };
-    strip(a) == strip(b)
+/// The same for two readings that differ in nothing but when they were taken.
+pub(crate) fn digest(reading: &str) -> u64 {
+    let mut value: Value = serde_json::from_str(reading).unwrap_or_default();
+    value.as_object_mut().map(|o| o.remove("asOf"));
+    let mut hasher = std::hash::DefaultHasher::new();
+    value.to_string().hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
