@@ -19,6 +19,11 @@ pub fn jwt(bytes: &[u8]) {
     crate::openid::fuzz(bytes);
 }
 
+/// What a coordinator says of whom it hands a request on for.
+pub fn forwarded(bytes: &[u8]) {
+    let _ = crate::forward::read(bytes);
+}
+
 /// An Authorization header.
 pub fn authorization(text: &str) {
     crate::gate::fuzz_authorization(text);

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::kinds::{self, ProbeContext, RunInfo, RunResult};
 use history::{History, Record};
 
+#[cfg(feature = "fuzz")]
+pub(crate) use serve::fuzz;
 pub(crate) use serve::probe_router;
 pub use serve::router;
 

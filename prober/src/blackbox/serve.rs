@@ -179,6 +179,35 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
+/// For tests/fuzz: a query of `/probe` and a scrape's time-out, for a module of each kind, up to what would be run.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use probity_proto::resources::{SourceFile, blackbox};
+    const MODULES: &str = "modules:\n  http_2xx: {prober: http, http: {headers: {Host: a.test}}}\n  plain: {prober: http}\n  tcp: {prober: tcp, tcp: {tls: true}}\n  \
+        icmp: {prober: icmp}\n  dns: {prober: dns, dns: {query_name: a.test}}\n  grpc: {prober: grpc, timeout: 5s}\n";
+    thread_local! {
+        static RIG: (blackbox::Config, tokio::runtime::Runtime) = {
+            let config = blackbox::parse(&SourceFile { name: "blackbox.yml".to_owned(), text: MODULES.to_owned() }).expect("modules");
+            (config, tokio::runtime::Builder::new_current_thread().build().expect("a runtime"))
+        };
+    }
+    let (header, query) = bytes.iter().position(|b| *b == b'\n').map_or((&b""[..], bytes), |at| (&bytes[..at], &bytes[at + 1..]));
+    let Ok(uri) = format!("/probe?{}", String::from_utf8_lossy(query)).parse() else { return };
+    let Ok(Query(parameters)) = Query::<HashMap<String, String>>::try_from_uri(&uri) else { return };
+    let text = |name: &str| parameters.get(name).map_or("", String::as_str);
+    let (target, hostname) = (target(text("target")), text("hostname"));
+    let secrets = crate::secret::Secrets::new(None, false, std::collections::BTreeMap::new());
+    RIG.with(|(config, runtime)| {
+        for (name, module) in &config.modules {
+            let _ = conflict(module, hostname);
+            let Ok(timeout_us) = timeout_us(module, Some(header), 500_000) else { continue };
+            let asked = Asked { name, module, target: &target, hostname, timeout_us };
+            let _ = runtime.block_on(super::module::check(&secrets, &asked));
+        }
+    });
+    assert!(!escaped(&target).contains(['<', '>', '"', '\'']), "nobody writes HTML into the page");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

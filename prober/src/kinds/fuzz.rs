@@ -34,3 +34,13 @@ pub fn content_coding(bytes: &[u8]) {
 pub fn grpc(bytes: &[u8]) {
     kinds::grpc::fuzz(bytes);
 }
+
+/// A redirect's `Location`, against the URL that gave it.
+pub fn redirect(bytes: &[u8]) {
+    kinds::http::fuzz_redirect(bytes);
+}
+
+/// What Prometheus asks `/probe` for: a line with its time-out, then the query.
+pub fn blackbox_query(bytes: &[u8]) {
+    crate::blackbox::fuzz(bytes);
+}

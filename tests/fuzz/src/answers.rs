@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, UdpSocket};
 use tokio::runtime::Runtime;
 
 /// What is asked; PORT is the server's.
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 20] = [
     "http: {url: 'http://127.0.0.1:PORT/', compression: [gzip, br, zstd, deflate], expect: {headers: [{name: a, matches: b}], body: [{jsonPath: $.a, equals: b}, {contains: x}]}}",
     "http: {url: 'http://127.0.0.1:PORT/', followRedirects: 2}",
     "http: {url: 'http://127.0.0.1:PORT/', version: '2'}",
@@ -30,6 +30,12 @@ const KINDS: [&str; 14] = [
     "grpc: {address: '127.0.0.1:PORT'}",
     "dns: {server: '127.0.0.1:PORT', name: a.test, transport: tcp}",
     "udp: {address: '127.0.0.1:PORT', send: a, expect: b}",
+    "tcp: {address: '127.0.0.1:PORT', starttls: pop3}",
+    "tcp: {address: '127.0.0.1:PORT', starttls: ftp}",
+    "tcp: {address: '127.0.0.1:PORT', starttls: postgres}",
+    "tcp: {address: '127.0.0.1:PORT', lines: [{expect: '^220 (.*)', send: 'HELO ${1}'}, {expect: '^250'}]}",
+    "http: {url: 'http://127.0.0.1:PORT/', auth: {oauth2: {tokenUrl: 'http://127.0.0.1:PORT/token', clientId: a, clientSecret: {secretRef: s}}}}",
+    "http: {requests: [{name: a, url: 'http://127.0.0.1:PORT/', capture: {x: {jsonPath: $.a}, y: {header: a, matches: '.'}, z: {matches: 'a(.)'}}}, {name: b, url: 'http://127.0.0.1:PORT/$(captures.x)', headers: {A: $(captures.y)}, expect: {body: [{contains: $(captures.z)}, {schema: {type: object}}]}}]}",
 ];
 
 struct Rig {
@@ -44,7 +50,11 @@ impl Rig {
     fn new() -> Rig {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let (context, tcp, udp) = runtime.block_on(async {
-            let context = ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() });
+            let context = ProbeContext::new(ContextConfig {
+                address_policy: AddressPolicy::Anywhere,
+                secrets: [("s".to_owned(), "secret".to_owned())].into(),
+                ..ContextConfig::default()
+            });
             // One port for both.
             loop {
                 let tcp = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -105,7 +115,7 @@ pub(crate) fn run(bytes: &[u8]) {
 
 /// An answer of each kind that is nearly right.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let answers: [&[u8]; 14] = [
+    let answers: [&[u8]; 20] = [
         b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\na: b\r\n\r\n{\"a\":\"b\"}",
         b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
         b"\0\0\0\x04\0\0\0\0\0\0\0\x01\x01\x05\0\0\0\x01\x88",
@@ -120,6 +130,12 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         b"\0\0\0\x04\0\0\0\0\0\0\0\x07\0\x05\0\0\0\x01\0\0\0\0\x02\x08\x01",
         b"\0\x1d\0\0\x81\x80\0\x01\0\x01\0\0\0\0\x01a\x04test\0\0\x01\0\x01",
         b"b",
+        b"+OK ready\r\n+OK go\r\n",
+        b"220-ready\r\n hello\r\n220 ready\r\n234 go\r\n",
+        b"S",
+        b"220 mail.test\r\n250 hello\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 24\r\nconnection: close\r\n\r\n{\"access_token\":\"a b c\"}",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\na: b\r\nconnection: close\r\n\r\n{\"a\":\"b\"}",
     ];
     answers.iter().enumerate().map(|(kind, answer)| [&[kind as u8], *answer].concat()).collect()
 }

@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::io::Write;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use flate2::Compression;
 use flate2::write::{GzEncoder, ZlibEncoder};
 use hickory_proto::op::{Message as DnsMessage, Query};
@@ -18,6 +20,7 @@ use probity_proto::v1::*;
 use probity_proto::{lower, units};
 use probity_rpc::access::Grant;
 use probity_rpc::enrol::JoinToken;
+use probity_rpc::v1::{OnBehalfOf, ShownCertificate};
 use prost::Message;
 
 fn texts(all: &[&str]) -> Vec<Vec<u8>> {
@@ -89,6 +92,53 @@ pub(crate) fn coding_seeds() -> Vec<Vec<u8>> {
 
 pub(crate) fn grpc_seeds() -> Vec<Vec<u8>> {
     vec![b"\0\0\0\0\x02\x08\x01".to_vec(), b"\0\0\0\0\0".to_vec(), b"\0\0\0\0\x05\x12\x01x\x08\x02".to_vec()]
+}
+
+pub(crate) fn redirect_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "https://a.test/b/c?d\n../e#f",
+        "http://a.test:81/\n//b.test/x",
+        "https://a.test/\nhttps://a.test:443/?q=..",
+        "http://[::1]:80/a\n?x",
+        "https://me@a.test/x\nftp://b/",
+        "https://a.test/\nhttps://u:p@a.test/",
+    ])
+}
+
+pub(crate) fn query_seeds() -> Vec<Vec<u8>> {
+    texts(&[
+        "10\nmodule=http_2xx&target=https%3A%2F%2Fa.test%2F&debug=true",
+        "0.3\nmodule=tcp&target=a.test:443&hostname=b.test",
+        "1e9\ntarget=http%253A%252F%252Fx%252Fa%2520b",
+        "\nmodule=dns&target=tcp://1.1.1.1:53",
+        "5\nmodule=grpc&target=[::1]:50051&hostname=a",
+        "5\ntarget=a+b%zz%00",
+    ])
+}
+
+/// Certificates that peers show, and requests for one.
+pub(crate) fn shown_certificate(bytes: &[u8]) {
+    let _ = probity_rpc::tls::Certified::of_chain(&[bytes.to_vec().into(), bytes.to_vec().into()]);
+    let _ = probity_rpc::pki::Checked::read(&text(bytes)).map(|request| request.key_hash());
+}
+
+pub(crate) fn shown_seeds() -> Vec<Vec<u8>> {
+    let request = probity_rpc::pki::request("edge-1").expect("a request");
+    let mut params = rcgen::CertificateParams::new(vec!["edge-1".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "edge-1");
+    params.distinguished_name.push(rcgen::DnType::OrganizationalUnitName, "prober operator:shop");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    vec![params.self_signed(&key).expect("signed").der().to_vec(), request.csr_pem.into_bytes()]
+}
+
+pub(crate) fn forwarded_seeds() -> Vec<Vec<u8>> {
+    let certificate =
+        ShownCertificate { name: "me".to_owned(), grants: vec!["operator:shop".to_owned()], serial: "ab".to_owned(), ..ShownCertificate::default() };
+    let said = OnBehalfOf { origin: "192.0.2.7:4711".to_owned(), certificate: Some(certificate) };
+    vec![
+        STANDARD_NO_PAD.encode(said.encode_to_vec()).into_bytes(),
+        STANDARD_NO_PAD.encode(OnBehalfOf { origin: "[::1]:1".to_owned(), certificate: None }.encode_to_vec()).into_bytes(),
+    ]
 }
 
 /// One-shot targets.

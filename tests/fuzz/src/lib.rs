@@ -3,7 +3,8 @@
 //!
 //! An entry takes any bytes, and must neither panic nor take long. [`ENTRIES`] says which parser each one covers; a new parser of outside
 //! bytes gets a row there and a file in `fuzz/fuzz_targets` (a test looks). Deliberately absent: what libraries parse before our code sees
-//! anything (TLS records, HTTP's framing, HTTP/2, gRPC's frames), but where our code reads what comes out, real sockets feed them too.
+//! anything (TLS records, HTTP's framing, HTTP/2, gRPC's frames, QUIC and HTTP/3 by quinn and h3, the Kubernetes and SRV answers' HTTP and DNS), but where
+//! our code reads what comes out, real sockets feed them too; HTTP/3 shares its heads, bodies, redirects and judging with the other versions.
 
 mod answers;
 mod entries;
@@ -45,8 +46,10 @@ entries! {
     certificate: "certificates of servers: prober/src/kinds/certificate.rs", probity_prober::fuzz::certificate, entries::certificate_seeds;
     ocsp: "stapled OCSP responses, and LDAP's reply to StartTLS (the same DER reader): prober/src/kinds/certificate.rs", probity_prober::fuzz::ocsp, entries::ocsp_seeds;
     content_coding: "bodies in gzip, deflate, br and zstd: prober/src/kinds/http/body.rs", probity_prober::fuzz::content_coding, entries::coding_seeds, 300;
+    redirect: "redirects: the next URL, and what goes there: prober/src/kinds/http", probity_prober::fuzz::redirect, entries::redirect_seeds;
+    blackbox_query: "queries of /probe and the scrape's time-out, as far as the check of each kind of module: prober/src/blackbox", probity_prober::fuzz::blackbox_query, entries::query_seeds;
     grpc_health: "answers of gRPC health: prober/src/kinds/grpc.rs", probity_prober::fuzz::grpc, entries::grpc_seeds;
-    server_answers: "whole answers over real connections: HTTP, HTTP/2, proxies, STARTTLS, dialogues, WebSocket, gRPC, DNS over TCP, UDP: prober/src/kinds", answers::run, answers::seeds, 100;
+    server_answers: "whole answers over real connections: HTTP, HTTP/2, proxies, token servers, STARTTLS of each protocol, dialogues, WebSocket, gRPC, DNS over TCP and HTTPS, UDP: prober/src/kinds", answers::run, answers::seeds, 100;
     target: "what a person types after `probity probe`: prober/src/oneshot.rs, typed.rs", entries::target, entries::target_seeds;
     resources: "resource YAML: proto/src/resources", entries::resources, entries::resource_seeds;
     blackbox_yml: "blackbox.yml, and Go's regular expressions in it: proto/src/resources/blackbox", entries::blackbox, entries::blackbox_seeds;
@@ -55,6 +58,8 @@ entries! {
     kubernetes_list: "lists of a Kubernetes API server: coordinator/src/discovery/kubernetes.rs", probity_coordinator::fuzz::kubernetes, entries::kubernetes_seeds;
     jwt: "tokens and keys of OpenID providers: coordinator/src/openid.rs", probity_coordinator::fuzz::jwt, entries::jwt_seeds;
     credentials: "Authorization headers, join tokens, grants: coordinator/src/gate.rs, proto/rpc/src/enrol.rs, access.rs", entries::credentials, entries::credential_seeds;
+    forwarded: "whom a coordinator hands a request on for: coordinator/src/forward.rs", probity_coordinator::fuzz::forwarded, entries::forwarded_seeds;
+    shown_certificate: "certificates of peers with their roles, and requests for one: proto/rpc/src/tls.rs, pki.rs", entries::shown_certificate, entries::shown_seeds;
     read_path: "paths and queries of the read API: coordinator/src/view", probity_coordinator::fuzz::read_path, entries::path_seeds;
     peer_message: "messages of other members, on their way to raft: coordinator/replica/src/convert.rs", probity_replica::fuzz::peer_message, entries::peer_seeds;
     raft_step: "the same, taken by a member that follows: coordinator/replica/src/node.rs and raft itself", entries::raft_step, entries::peer_seeds, 200;

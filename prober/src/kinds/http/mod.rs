@@ -265,6 +265,22 @@ pub(crate) fn fuzz_coding(bytes: &[u8]) {
     body::fuzz(bytes);
 }
 
+/// For tests/fuzz: a line with the URL that answered, then its `Location`.
+#[cfg(feature = "fuzz")]
+pub(crate) fn fuzz_redirect(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (base, location) = text.split_once('\n').unwrap_or(("https://a.test/b/c?d", &text));
+    let Some(base) = base.parse::<Uri>().ok().filter(|u| u.host().is_some() && matches!(u.scheme_str(), Some("http" | "https"))) else { return };
+    let Some(next) = absolute(&base, location) else { return };
+    assert!(next.starts_with("http://") || next.starts_with("https://"), "{next:?} is no URL of ours");
+    request::fuzz_redirected(&base, &next);
+    if let Ok(uri) = next.parse::<Uri>() {
+        // What is followed next begins from there: it is the same URL, its fragment aside.
+        assert_eq!(absolute(&base, &next).as_deref(), Some(next.as_str()));
+        let _ = absolute(&uri, location);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -167,3 +167,21 @@ async fn authorization(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step
     }
     .map(Some)
 }
+
+/// For tests/fuzz: who we are goes to nobody else.
+#[cfg(feature = "fuzz")]
+pub(super) fn fuzz_redirected(from: &Uri, to: &str) {
+    let secret = [header::AUTHORIZATION, header::COOKIE, header::HOST];
+    let headers = secret.iter().map(|name| (name.clone(), HeaderValue::from_static("secret"))).collect();
+    let mut draft = Draft { method: Method::POST, headers, body: Bytes::from_static(b"secret"), secret_body: true, proxy_authorization: None };
+    draft.redirected(StatusCode::TEMPORARY_REDIRECT, from, to);
+    let Ok(uri) = to.parse::<Uri>() else {
+        assert!(draft.headers.is_empty() && draft.body.is_empty(), "{to:?} is nobody");
+        return;
+    };
+    let same = uri.scheme() == from.scheme() && uri.authority() == from.authority();
+    assert!(same || draft.headers.is_empty() && draft.body.is_empty(), "{from} and {to} are two");
+    for version in [Version::HTTP_11, Version::HTTP_2] {
+        let _ = draft.request(&uri, version, false, false);
+    }
+}
