@@ -9,7 +9,7 @@ use common::group::Group;
 use common::{Client, wait_for};
 use nix::sys::signal::Signal;
 use probity_proto::v1::ResourceKey;
-use probity_rpc::client::channel;
+use probity_rpc::client::{Operator, channel};
 use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::TlsFiles;
 use probity_rpc::v1::access_client::AccessClient;
@@ -188,6 +188,24 @@ fn a_forged_name_is_refused() {
     let refused = Direct::new(&group, leader, "c1").operator(async |mut c| c.read(read).await).expect_err("a read");
     assert!(refused.message().contains("is not handed on"), "{refused:?}");
     assert!(!(0..3).any(|i| group.servers[i].as_ref().is_some_and(|s| s.log().contains("panicked"))));
+}
+
+/// What was handed on says who leads: a client that knows that one goes straight to it from then on, and one that does not stays.
+#[test]
+fn a_client_that_knows_the_leader_goes_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let group = start(dir.path());
+    let (at, leader) = follower(&group);
+    let one = Direct::new(&group, at, "anna");
+    for (known, then) in [(vec![at], at), (vec![at, leader], leader)] {
+        let addresses = known.iter().map(|i| group.address(*i)).collect();
+        let mut operator = Operator::new(addresses, one.tls.clone(), Duration::from_secs(10));
+        for name in ["till", "basket"] {
+            let asked = probe("shop", name);
+            one.runtime.block_on(operator.call(async |mut c| c.apply(asked.clone()).await)).expect("applied");
+            assert_eq!(operator.address(), Some(group.address(then).as_str()));
+        }
+    }
 }
 
 /// In plain text on loopback; and a leader that is gone is told as such.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::SyncTimes;
-use crate::node::{Leadership, Live, Node, ProposeError, Request};
+use crate::node::{Leadership, Live, Node, Outcome, ProposeError, Request};
 use crate::peer::Peers;
 
 /// raft's tick.
@@ -32,7 +32,7 @@ const PATROL_REST: Duration = Duration::from_secs(15);
 
 /// Our own proposals have no caller.
 enum Waiter {
-    Caller(oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Caller(Outcome),
     Read(oneshot::Sender<Result<(), ProposeError>>),
     LeaderStarted,
     Tick,
@@ -130,6 +130,13 @@ impl Driver {
                         waiting.insert(next_tag, Waiter::Caller(reply));
                         inputs.push(self.proposal(next_tag, *command));
                         next_tag += 1;
+                    }
+                    Request::Judge(judgement) => {
+                        if let Some((command, reply)) = judgement(self.replica.state()) {
+                            waiting.insert(next_tag, Waiter::Caller(reply));
+                            inputs.push(self.proposal(next_tag, command));
+                            next_tag += 1;
+                        }
                     }
                     Request::Read(reply) => {
                         waiting.insert(next_tag, Waiter::Read(reply));

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use probity_rpc::access::Grant;
 use probity_rpc::client::{broken, cause, channel};
-use probity_rpc::refusal::Refusal;
+use probity_rpc::refusal::{LEADER_KEY, Refusal};
 use probity_rpc::tls::{Certified, Stamp, TlsFiles};
 use probity_rpc::v1::operator_client::OperatorClient;
 use probity_rpc::v1::{HaltReply, HaltRequest, OnBehalfOf, ShownCertificate};
@@ -124,7 +124,13 @@ impl Forward {
     /// The leader's answer to a request of `link`. What does not reach it is told as such, and so is what may have: asking again is safe.
     pub(crate) async fn hand_on(&self, leader: &str, link: &Link, request: http::Request<Body>) -> http::Response<Body> {
         match self.answer(leader, link, request).await {
-            Ok(response) => response,
+            Ok(mut response) => {
+                // Who asks for more may spare it the way.
+                if let Ok(value) = leader.parse() {
+                    response.headers_mut().insert(LEADER_KEY, value);
+                }
+                response
+            }
             Err(status) => status.into_http(),
         }
     }

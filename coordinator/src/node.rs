@@ -56,18 +56,23 @@ pub struct Live<'a> {
 }
 
 pub(crate) type Query = Box<dyn FnOnce(&State, &Live<'_>) + Send>;
+/// Who waits for the outcome of a proposal.
+pub(crate) type Outcome = oneshot::Sender<Result<CommandResult, ProposeError>>;
+/// Looks at the state, and says what to propose, if anything.
+pub(crate) type Judgement = Box<dyn FnOnce(&State) -> Option<(Command, Outcome)> + Send>;
 
 pub(crate) enum Request {
-    Propose(Box<Command>, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Propose(Box<Command>, Outcome),
+    Judge(Judgement),
     Read(oneshot::Sender<Result<(), ProposeError>>),
     Query(Query),
     Peer(Box<PeerMessage>),
     Unreachable(u64),
     Form(String, Vec<u64>, oneshot::Sender<Result<(), FormError>>),
     Join(String, oneshot::Sender<Result<(), FormError>>),
-    Configure(Box<Command>, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Configure(Box<Command>, Outcome),
     Backup(oneshot::Sender<Result<Backup, Fatal>>),
-    Transfer(u64, oneshot::Sender<Result<CommandResult, ProposeError>>),
+    Transfer(u64, Outcome),
     Campaign,
 }
 
@@ -140,18 +145,34 @@ impl Node {
         }
     }
 
-    async fn outcome(&self, request: impl FnOnce(oneshot::Sender<Result<CommandResult, ProposeError>>) -> Request) -> Result<Applied, ProposeError> {
+    async fn outcome(&self, request: impl FnOnce(Outcome) -> Request) -> Result<Applied, ProposeError> {
         tokio::time::timeout(PROPOSE_TIMEOUT, self.answer(request)).await.unwrap_or(Err(Refusal::Unknown.into()))
     }
 
-    async fn answer(&self, request: impl FnOnce(oneshot::Sender<Result<CommandResult, ProposeError>>) -> Request) -> Result<Applied, ProposeError> {
+    async fn answer(&self, request: impl FnOnce(Outcome) -> Request) -> Result<Applied, ProposeError> {
         let (tx, rx) = oneshot::channel();
         self.requests.send(request(tx)).await.map_err(|_| ProposeError::Stopping)?;
-        match rx.await.map_err(|_| ProposeError::Stopping)??.result {
-            Some(command_result::Result::Applied(applied)) => Ok(applied),
-            Some(command_result::Result::Refused(refused)) if refused.code() == RefusalCode::NotInitialized => Err(Refusal::NotInitialized.into()),
-            Some(command_result::Result::Refused(refused)) => Err(ProposeError::Refused(refused)),
-            None => Err(Refusal::Unknown.into()),
+        applied(rx.await.map_err(|_| ProposeError::Stopping)?)
+    }
+
+    /// Proposes what a look at the state decides, if anything, in one visit to the replica: what the look found, and what was applied.
+    pub(crate) async fn judge<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> (T, Option<Command>) + Send + 'static,
+    ) -> Result<(T, Option<Applied>), ProposeError> {
+        let (found_tx, found) = oneshot::channel();
+        let judgement = |tx| -> Judgement {
+            Box::new(move |state| {
+                let (found, command) = look(state);
+                let _ = found_tx.send((found, command.is_some()));
+                command.map(|command| (command, tx))
+            })
+        };
+        let outcome = self.outcome(|tx| Request::Judge(judgement(tx))).await;
+        match found.await {
+            Ok((found, false)) => Ok((found, None)),
+            Ok((found, true)) => outcome.map(|applied| (found, Some(applied))),
+            Err(_) => Err(outcome.err().unwrap_or(ProposeError::Stopping)),
         }
     }
 
@@ -253,5 +274,14 @@ impl Node {
         if let Ok(mut stranger) = self.shared.stranger.lock() {
             *stranger = text;
         }
+    }
+}
+
+fn applied(outcome: Result<CommandResult, ProposeError>) -> Result<Applied, ProposeError> {
+    match outcome?.result {
+        Some(command_result::Result::Applied(applied)) => Ok(applied),
+        Some(command_result::Result::Refused(refused)) if refused.code() == RefusalCode::NotInitialized => Err(Refusal::NotInitialized.into()),
+        Some(command_result::Result::Refused(refused)) => Err(ProposeError::Refused(refused)),
+        None => Err(Refusal::Unknown.into()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use probity_core::{COMMAND_VERSION, State, admission, checks, placement, resource_key};
@@ -101,18 +102,25 @@ impl OperatorService {
         Err(Refusal::NotLeader(address.filter(|a| *a != own)).status())
     }
 
-    async fn change(&self, command: impl Fn(u64) -> Command, base: u64) -> Result<Option<Applied>, Status> {
-        match self.node.propose(command(base)).await {
-            Ok(applied) => Ok(Some(applied)),
+    /// Looks, and changes what the look decides; `None` where others came in between, and it has to be judged again.
+    async fn change<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State) -> (T, Option<Command>) + Send + 'static,
+    ) -> Result<Option<(T, Option<Vec<AppliedChange>>)>, Status> {
+        match self.node.judge(look).await {
+            Ok((found, applied)) => Ok(Some((found, applied.map(|applied| applied.changes.into_iter().map(shown).collect())))),
             Err(ProposeError::Refused(r)) if r.code() == RefusalCode::Conflict => Ok(None),
             Err(e) => Err(status(e)),
         }
     }
 }
 
+fn shown(change: ResourceChange) -> AppliedChange {
+    AppliedChange { key: change.key, action: change.action, generation: change.generation, diff: String::new() }
+}
+
 /// What a checked set of files would do.
 struct Checked {
-    base_revision: u64,
     puts: Vec<Resource>,
     deletes: Vec<ResourceKey>,
     problems: Vec<Problem>,
@@ -174,7 +182,7 @@ fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Ch
     let old = changes.iter().zip(&puts).map(shown).collect();
     changes.extend(deletes.iter().map(|key| AppliedChange { key: Some(key.clone()), action: "deleted".to_owned(), ..AppliedChange::default() }));
     let notes = puts.iter().filter_map(|r| note(state, r, &puts)).collect();
-    Checked { base_revision: state.meta().resource_revision, puts, deletes, problems, changes, old, notes }
+    Checked { puts, deletes, problems, changes, old, notes }
 }
 
 fn would_change(state: &State, new: &Resource) -> AppliedChange {
@@ -229,35 +237,38 @@ impl Operator for OperatorService {
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<ApplyReply>, Status> {
         let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
-        let asked = request.get_ref().clone();
-        let files: Vec<resources::SourceFile> = asked.files.iter().map(|f| resources::SourceFile { name: f.name.clone(), text: f.text.clone() }).collect();
-        let parsed = resources::parse(&files, &asked.default_namespace);
+        let mut asked = request.into_inner();
+        let files = std::mem::take(&mut asked.files).into_iter().map(|f| resources::SourceFile { name: f.name, text: f.text });
+        let parsed = resources::parse(&files.collect::<Vec<_>>(), &asked.default_namespace);
         let mut namespaces: BTreeSet<&str> = parsed.resources.iter().map(|p| p.resource.namespace.as_str()).collect();
         if asked.prune {
             namespaces.insert(&asked.default_namespace);
         }
         namespaces.into_iter().try_for_each(|namespace| admitted.in_namespace(namespace))?;
+        let shared = Arc::new((parsed, asked, admitted));
         for _ in 0..CONFLICT_TRIES {
-            let (resources, query) = (parsed.resources.clone(), asked.clone());
-            let mut checked = self.node.query(move |state, _| check(state, &resources, &query)).await.map_err(status)?;
-            let mut problems = parsed.problems.clone();
-            problems.append(&mut checked.problems);
-            if !problems.is_empty() || asked.dry_run {
-                if problems.is_empty() && asked.diff {
-                    checked = tokio::task::spawn_blocking(move || checked.with_diffs()).await.map_err(|e| Status::internal(e.to_string()))?;
-                }
-                let changes = if problems.is_empty() { checked.changes } else { Vec::new() };
-                return Ok(Response::new(ApplyReply { changes, problems: problems.iter().map(problem_message).collect(), notes: checked.notes }));
-            }
-            let (puts, deletes) = (checked.puts.clone(), checked.deletes.clone());
-            let command = |base_revision| {
-                let op = Op::ApplyResources(ApplyResources { base_revision, put: puts.clone(), delete: deletes.clone(), purge: false });
-                Self::command(&admitted, &asked.request_id, op)
+            let known = shared.clone();
+            let look = move |state: &State| {
+                let (parsed, asked, admitted) = &*known;
+                let mut checked = check(state, &parsed.resources, asked);
+                checked.problems.splice(..0, parsed.problems.iter().cloned());
+                let done = checked.problems.is_empty() && !asked.dry_run;
+                let command = done.then(|| {
+                    let (put, delete) = (std::mem::take(&mut checked.puts), std::mem::take(&mut checked.deletes));
+                    let op = Op::ApplyResources(ApplyResources { base_revision: state.meta().resource_revision, put, delete, purge: false });
+                    Self::command(admitted, &asked.request_id, op)
+                });
+                (checked, command)
             };
-            let Some(applied) = self.change(command, checked.base_revision).await? else { continue };
-            let changes =
-                applied.changes.into_iter().map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() }).collect();
-            return Ok(Response::new(ApplyReply { changes, problems: Vec::new(), notes: checked.notes }));
+            let Some((mut checked, applied)) = self.change(look).await? else { continue };
+            if let Some(changes) = applied {
+                return Ok(Response::new(ApplyReply { changes, problems: Vec::new(), notes: checked.notes }));
+            }
+            if checked.problems.is_empty() && shared.1.diff {
+                checked = tokio::task::spawn_blocking(move || checked.with_diffs()).await.map_err(|e| Status::internal(e.to_string()))?;
+            }
+            let changes = if checked.problems.is_empty() { checked.changes } else { Vec::new() };
+            return Ok(Response::new(ApplyReply { changes, problems: checked.problems.iter().map(problem_message).collect(), notes: checked.notes }));
         }
         Err(Status::aborted("the resources keep changing under this apply; try again"))
     }
@@ -265,44 +276,37 @@ impl Operator for OperatorService {
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<ApplyReply>, Status> {
         let admitted = Admitted::of(&request)?;
         self.must_lead_or_hint().await?;
-        let asked = request.get_ref().clone();
+        let asked = request.into_inner();
         let key = asked.key.clone().unwrap_or_default();
         admitted.in_namespace(&key.namespace)?;
+        let shared = Arc::new((asked, admitted));
         for _ in 0..CONFLICT_TRIES {
-            let wanted = key.clone();
-            let (known, base, problems) = self
-                .node
-                .query(move |state, _| {
-                    let known = state.resources.get(&resource_key(&wanted.kind, &wanted.namespace, &wanted.name)).is_some();
-                    (known, state.meta().resource_revision, admission::problems(state, &[], std::slice::from_ref(&wanted)))
-                })
-                .await
-                .map_err(status)?;
-            if !known {
+            let (known, wanted) = (shared.clone(), key.clone());
+            let look = move |state: &State| {
+                let exists = state.resources.get(&resource_key(&wanted.kind, &wanted.namespace, &wanted.name)).is_some();
+                let problems = admission::problems(state, &[], std::slice::from_ref(&wanted));
+                let command = (exists && problems.is_empty()).then(|| {
+                    let (asked, admitted) = &*known;
+                    let base_revision = state.meta().resource_revision;
+                    let op = Op::ApplyResources(ApplyResources { base_revision, put: Vec::new(), delete: vec![wanted], purge: asked.purge });
+                    Self::command(admitted, &asked.request_id, op)
+                });
+                ((exists, problems), command)
+            };
+            let Some(((exists, problems), applied)) = self.change(look).await? else { continue };
+            if !exists {
                 return Err(Status::not_found(format!("no {} {:?} in namespace {:?}", key.kind, key.name, key.namespace)));
             }
-            if !problems.is_empty() {
-                let problems = problems
-                    .into_iter()
-                    .map(|p| ProblemMessage {
-                        file: format!("{}/{}", p.key.kind, p.key.name),
-                        line: 1,
-                        column: 1,
-                        path: p.path,
-                        message: p.message,
-                        hint: p.hint,
-                    })
-                    .collect();
-                return Ok(Response::new(ApplyReply { problems, ..ApplyReply::default() }));
-            }
-            let command = |base_revision| {
-                let op = Op::ApplyResources(ApplyResources { base_revision, put: Vec::new(), delete: vec![key.clone()], purge: asked.purge });
-                Self::command(&admitted, &asked.request_id, op)
+            let message = |p: admission::AdmissionProblem| ProblemMessage {
+                file: format!("{}/{}", p.key.kind, p.key.name),
+                line: 1,
+                column: 1,
+                path: p.path,
+                message: p.message,
+                hint: p.hint,
             };
-            let Some(applied) = self.change(command, base).await? else { continue };
-            let changes =
-                applied.changes.into_iter().map(|c| AppliedChange { key: c.key, action: c.action, generation: c.generation, diff: String::new() }).collect();
-            return Ok(Response::new(ApplyReply { changes, ..ApplyReply::default() }));
+            let problems = problems.into_iter().map(message).collect();
+            return Ok(Response::new(ApplyReply { problems, changes: applied.unwrap_or_default(), ..ApplyReply::default() }));
         }
         Err(Status::aborted("the resources keep changing under this delete; try again"))
     }

@@ -26,21 +26,22 @@ pub(crate) fn remember(state: &mut State, id: &str, result: &CommandResult) {
     if id.is_empty() || conflict {
         return;
     }
-    let request = RequestRecord { id: id.to_owned(), at_us: state.now(), result: result.encode_to_vec() };
-    if let Some(old) = state.requests.get(id) {
-        state.index.requests.remove(&(old.at_us, old.id.clone()));
-    }
+    let now = state.now();
+    let request = RequestRecord { id: id.to_owned(), at_us: now, result: result.encode_to_vec() };
     state.index.add_request(&request);
-    state.requests.put(request);
+    // One of the same time stands in the index as this one does.
+    if let Some(old) = state.requests.put(request).filter(|old| old.at_us != now) {
+        state.index.requests.remove(&(old.at_us, old.id));
+    }
 }
 
 /// Forgets what has expired.
 pub(crate) fn prune(state: &mut State) {
     let now = state.now();
-    while let Some((at_us, id)) = state.index.requests.first().cloned()
-        && (at_us + KEPT_US < now || state.requests.len() > REQUESTS_KEPT)
+    let due = |state: &State| state.index.requests.first().is_some_and(|(at_us, _)| at_us + KEPT_US < now || state.requests.len() > REQUESTS_KEPT);
+    while due(state)
+        && let Some((_, id)) = state.index.requests.pop_first()
     {
-        state.index.requests.remove(&(at_us, id.clone()));
         state.requests.remove(&id);
     }
 }

@@ -49,24 +49,21 @@ pub(crate) fn apply(state: &mut State, command: &Command, op: &ApplyResources) -
 fn put(state: &mut State, command: &Command, new: &Resource, probes: &mut BTreeSet<(String, String)>) -> ResourceChange {
     let now = state.now();
     let key = resource_key(&new.kind, &new.namespace, &new.name);
-    let old = state.resources.get(&key).cloned();
     let same = |old: &Resource| old.spec == new.spec && old.labels == new.labels && old.document_json == new.document_json;
-    let (action, generation, created_at_us) = match &old {
+    let (action, generation, created_at_us) = match state.resources.get(&key) {
         Some(old) if same(old) => ("unchanged", old.generation, old.created_at_us),
         Some(old) => ("configured", old.generation + u64::from(old.spec != new.spec), old.created_at_us),
         None => ("created", 1, now),
     };
     if action != "unchanged" {
-        let record_now = Resource { generation, created_at_us, updated_at_us: now, ..new.clone() };
-        note_probe(&record_now, probes);
+        note_probe(new, probes);
+        let old = state.resources.put(Resource { generation, created_at_us, updated_at_us: now, ..new.clone() });
         if let Some(old) = &old {
             note_probe(old, probes);
             state.index.remove_resource(old);
         }
-        state.index.add_resource(&record_now);
-        let before = old.map(|o| o.document_json).unwrap_or_default();
-        record(state, command, &record_now, action, &before, &record_now.document_json);
-        state.resources.put(record_now);
+        state.index.add_resource(new);
+        record(state, command, new, action, old.as_ref().map_or("", |old| &old.document_json), &new.document_json);
     }
     let key = ResourceKey { kind: new.kind.clone(), namespace: new.namespace.clone(), name: new.name.clone() };
     ResourceChange { key: Some(key), action: action.to_owned(), generation }

@@ -5,7 +5,7 @@
 //! A large table is written in pieces while it goes on changing: a round of writing begins by a freeze, and a row that is changed before its
 //! turn came is encoded first. So the pieces together are the rows as of the freeze, and no step waits for all of them.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::ops::Bound;
 
@@ -61,8 +61,8 @@ struct Row<R> {
 /// What a round of writing still has to do.
 #[derive(Debug, Clone)]
 enum Rest {
-    /// The rows that had changed.
-    Changed(BTreeSet<String>),
+    /// The rows that had changed; some of them are gone, or stand there twice.
+    Changed(std::vec::IntoIter<String>),
     /// Every row, from here on.
     All(Bound<String>),
 }
@@ -81,8 +81,9 @@ struct Frozen {
 #[derive(Debug, Clone)]
 pub struct Table<R> {
     rows: BTreeMap<String, Row<R>>,
-    /// Changed keys; a removed row leaves its old hash here.
-    dirty: BTreeSet<String>,
+    /// Keys in the order in which their rows changed.
+    dirty: Vec<String>,
+    /// A removed row leaves its old hash here.
     removed: BTreeMap<String, u64>,
     /// The round that changes belong to now.
     round: u32,
@@ -92,7 +93,7 @@ pub struct Table<R> {
 
 impl<R> Default for Table<R> {
     fn default() -> Self {
-        Table { rows: BTreeMap::new(), dirty: BTreeSet::new(), removed: BTreeMap::new(), round: 1, frozen: None }
+        Table { rows: BTreeMap::new(), dirty: Vec::new(), removed: BTreeMap::new(), round: 1, frozen: None }
     }
 }
 
@@ -125,27 +126,32 @@ impl<R: Record> Table<R> {
                 frozen.early.extend(early);
             }
             row.changed = self.round;
-            self.dirty.insert(key.to_owned());
+            self.dirty.push(key.to_owned());
         }
         Some(&mut row.record)
     }
 
-    /// Inserts or replaces.
-    pub fn put(&mut self, record: R) {
+    /// Inserts or replaces; returns what was replaced.
+    pub fn put(&mut self, record: R) -> Option<R> {
         let key = record.key();
         if let Some(old) = self.get_mut(&key) {
-            *old = record;
-            return;
+            return Some(std::mem::replace(old, record));
         }
         let hash = self.removed.remove(&key).unwrap_or(0);
-        self.dirty.insert(key.clone());
+        self.dirty.push(key.clone());
         self.rows.insert(key, Row { record, hash, changed: self.round, written: self.round - 1 });
+        None
     }
 
     /// Removes and returns.
     pub fn remove(&mut self, key: &str) -> Option<R> {
-        self.get_mut(key)?;
-        let row = self.rows.remove(key)?;
+        let mut row = self.rows.remove(key)?;
+        if let Some(frozen) = &mut self.frozen
+            && row.changed != self.round
+        {
+            let early = frozen.encode(key, &mut row, self.round);
+            frozen.early.extend(early);
+        }
         self.removed.insert(key.to_owned(), row.hash);
         Some(row.record)
     }
@@ -189,17 +195,16 @@ impl<R: Record> Table<R> {
     /// Begins a round of writing: the changes since the last one as of now, or every row. The last round is over.
     pub(crate) fn freeze(&mut self, all: bool) {
         self.round += 1;
-        let mut changed = std::mem::take(&mut self.dirty);
+        let changed = std::mem::take(&mut self.dirty);
         let mut frozen = Frozen { rest: Rest::All(Bound::Unbounded), early: VecDeque::new(), sum: 0 };
         for (key, hash) in std::mem::take(&mut self.removed) {
             frozen.sum = frozen.sum.wrapping_sub(hash);
-            changed.remove(&key);
             if !all {
                 frozen.early.push_back(Change { table: R::TABLE, key, value: None });
             }
         }
         if !all {
-            frozen.rest = Rest::Changed(changed);
+            frozen.rest = Rest::Changed(changed.into_iter());
         }
         self.frozen = Some(frozen);
     }
@@ -219,7 +224,7 @@ impl<R: Record> Table<R> {
         }
         loop {
             let next = match &mut frozen.rest {
-                Rest::Changed(keys) => keys.pop_first().map(|key| self.rows.get_mut(&key).and_then(|row| frozen.encode(&key, row, self.round))),
+                Rest::Changed(keys) => keys.next().map(|key| self.rows.get_mut(&key).and_then(|row| frozen.encode(&key, row, self.round))),
                 Rest::All(from) => match self.rows.range_mut((from.clone(), Bound::Unbounded)).next() {
                     Some((key, row)) => {
                         *from = Bound::Excluded(key.clone());

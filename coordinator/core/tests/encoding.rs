@@ -23,7 +23,7 @@ fn stored() -> BTreeMap<&'static str, Reencode> {
     types! {
         MetaRecord MemberRecord Resource ProberRecord CheckRecord VoterRecord AssignmentRecord LedgerRecord AlertRecord EpisodeRecord
         OutboxRecord GameDayRecord FaultRecord EventRecord AuditRecord RequestRecord TokenRecord RevocationRecord DiscoveryRecord RetiredCheckRecord Command CommandResult ReportRow AssignmentSpec
-        HardStateRecord ConfStateRecord ConfChangeRecord RaftEntry StateRows SnapshotManifest BackupPart
+        HardStateRecord ConfStateRecord ConfChangeRecord RaftEntry RaftEntries StateRows SnapshotManifest BackupPart
     }
 }
 

@@ -45,7 +45,7 @@ impl Replica {
             cluster_id: store.identity.cluster_id.clone(),
             cluster_name: meta.cluster_name.clone(),
             index: self.applied,
-            term: store.term_of(self.applied).unwrap_or(0),
+            term: store.log.term_of(self.applied).unwrap_or(0),
             state_hash: self.state.hash(),
             version: meta.version,
             time_us: meta.time_us,

@@ -16,6 +16,7 @@ mod disk;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod interface;
+mod log;
 mod members;
 mod node;
 mod peers;

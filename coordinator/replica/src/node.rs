@@ -14,10 +14,11 @@ use crate::agree::{Council, HostTime};
 use crate::convert;
 use crate::disk::{Full, Medium, is_full};
 use crate::interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
+use crate::log::bytes;
 use crate::pieces;
 use crate::slow::Disks;
 use crate::snapshot::{Source, Staging};
-use crate::store::{self, FormError, Identity, OpenError, RoundEnd, Store};
+use crate::store::{FormError, Identity, OpenError, RoundEnd, Store};
 
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
@@ -264,7 +265,7 @@ impl Replica {
             commit: inner.raft_log.committed,
             applied: self.applied,
             hashed: raft.store().flushed,
-            last: raft.store().last().0,
+            last: raft.store().log.last().0,
             voters: raft.store().conf_state.voters.clone(),
             voters_outgoing: raft.store().conf_state.voters_outgoing.clone(),
             learners: raft.store().conf_state.learners.clone(),
@@ -415,7 +416,7 @@ impl Replica {
             self.collect_reads(ready.take_read_states());
             send(&cluster_id, ready.take_persisted_messages(), out);
             let committed = ready.take_committed_entries();
-            applied_bytes += store::bytes(&committed);
+            applied_bytes += bytes(&committed);
             self.apply(committed, out)?;
             let Some(raft) = &mut self.raft else { return Ok(()) };
             let mut light = raft.advance(ready);
@@ -424,7 +425,7 @@ impl Replica {
             }
             send(&cluster_id, light.take_messages(), out);
             let committed = light.take_committed_entries();
-            applied_bytes += store::bytes(&committed);
+            applied_bytes += bytes(&committed);
             self.apply(committed, out)?;
             if let Some(raft) = &mut self.raft {
                 raft.advance_apply();
@@ -511,7 +512,7 @@ impl Replica {
         let Some(store) = raft_store(&mut self.raft) else { return };
         let round = Round {
             index: self.applied,
-            term: store.term_of(self.applied).unwrap_or(0),
+            term: store.log.term_of(self.applied).unwrap_or(0),
             conf_state: store.conf_state.clone(),
             whole: store.pieces.outgrown(self.config.changes_bytes_min),
             snapshot: std::mem::take(&mut self.snapshot_due),
@@ -534,7 +535,7 @@ impl Replica {
             conf_state: round.conf_state,
             state_hash: self.state.hash(),
             whole: round.whole,
-            keep_from: store.keep_from(self.applied, log_entries_max, log_bytes_max).unwrap_or(0),
+            keep_from: store.log.keep_from(self.applied, log_entries_max, log_bytes_max).unwrap_or(0),
         };
         store.write_piece(piece, Some(&end))?;
         if store.source.as_ref().is_some_and(|s| s.manifest.index < end.keep_from.saturating_sub(1)) {
@@ -601,7 +602,7 @@ impl Replica {
 
     /// The bytes of the entries in its log.
     pub fn log_bytes(&self) -> u64 {
-        self.raft.as_ref().map_or(0, |raft| raft.store().entries_bytes)
+        self.raft.as_ref().map_or(0, |raft| raft.store().log.bytes)
     }
 
     /// The command set that this build understands.

@@ -14,6 +14,7 @@ use raft::{GetEntriesContext, RaftState, StorageError};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 use crate::convert;
+use crate::log::{Log, RowError};
 use crate::pieces::{Loader, PieceError, Pieces};
 use crate::snapshot::Source;
 
@@ -132,11 +133,7 @@ pub(crate) struct Store {
     pub(crate) identity: Identity,
     hard_state: eraftpb::HardState,
     pub(crate) conf_state: ConfStateRecord,
-    /// The newest entry that is no longer in the log.
-    truncated: (u64, u64),
-    entries: VecDeque<eraftpb::Entry>,
-    /// Of their data.
-    pub(crate) entries_bytes: u64,
+    pub(crate) log: Log,
     /// State rows are on the disk as of this index.
     pub(crate) flushed: u64,
     /// The hash of those rows; a store that was formed and has none of its own yet says nothing.
@@ -162,11 +159,6 @@ fn seal(bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(&crc.to_le_bytes());
 }
 
-/// The bytes of entries' data.
-pub(crate) fn bytes<'e>(entries: impl IntoIterator<Item = &'e eraftpb::Entry>) -> u64 {
-    entries.into_iter().map(|e| e.data.len() as u64).sum()
-}
-
 pub(crate) fn unseal<'b>(what: &dyn Fn() -> String, bytes: &'b [u8]) -> Result<&'b [u8], OpenError> {
     let (value, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| OpenError::Checksum(what()))?;
     if crc32c::crc32c(value) == u32::from_le_bytes(*crc) { Ok(value) } else { Err(OpenError::Checksum(what())) }
@@ -184,9 +176,7 @@ impl Store {
             identity: Identity { id: new_id, cluster_id: String::new() },
             hard_state: eraftpb::HardState::default(),
             conf_state: ConfStateRecord::default(),
-            truncated: (0, 0),
-            entries: VecDeque::new(),
-            entries_bytes: 0,
+            log: Log::default(),
             flushed: 0,
             state_hash: None,
             pieces: Pieces::default(),
@@ -233,7 +223,7 @@ impl Store {
             let record = decode::<RaftEntry>(key, &must(key)?)?;
             Ok((record.index, record.term))
         };
-        self.truncated = pair("truncated")?;
+        self.log = Log::after(pair("truncated")?);
         self.flushed = pair("flushed")?.0;
         self.pieces = Pieces::of_record(&decode("pieces", &must("pieces")?)?);
         if let Some(bytes) = get("state_hash")? {
@@ -250,23 +240,20 @@ impl Store {
             written = log.len().map_err(error)?;
             for row in log.iter().map_err(error)? {
                 let (index, value) = row.map_err(error)?;
-                let what = || format!("log entry {}", index.value());
-                let record = decode::<RaftEntry>("log entry", unseal(&what, value.value())?)?;
-                let entry = convert::to_entry(record).map_err(|e| OpenError::Inconsistent(e.to_string()))?;
-                let expected = self.truncated.0 + 1 + self.entries.len() as u64;
-                if entry.index != expected {
-                    return Err(OpenError::Inconsistent(format!("log entry {expected} is missing")));
-                }
-                self.entries_bytes += entry.data.len() as u64;
-                self.entries.push_back(entry);
+                let begin = index.value();
+                let what = || format!("the log from entry {begin}");
+                self.log.load(begin, unseal(&what, value.value())?).map_err(|e| match e {
+                    RowError::Decode => OpenError::Decode(what()),
+                    RowError::Entry(text) => OpenError::Inconsistent(text),
+                    RowError::Missing(index) => OpenError::Inconsistent(format!("log entry {index} is missing")),
+                })?;
             }
         }
-        let found = self.entries.len() as u64;
-        if found != written || self.last().0 < self.hard_state.commit.max(self.flushed) {
-            return Err(OpenError::Inconsistent(format!("the log ends at {}, and more was written", self.last().0)));
+        if self.log.rows() as u64 != written || self.log.last().0 < self.hard_state.commit.max(self.flushed) {
+            return Err(OpenError::Inconsistent(format!("the log ends at {}, and more was written", self.log.last().0)));
         }
-        if self.flushed < self.truncated.0 {
-            return Err(OpenError::Inconsistent(format!("the state is of index {}, the log begins after {}", self.flushed, self.truncated.0)));
+        if self.flushed < self.log.truncated.0 {
+            return Err(OpenError::Inconsistent(format!("the state is of index {}, the log begins after {}", self.flushed, self.log.truncated.0)));
         }
         Ok(())
     }
@@ -331,7 +318,7 @@ impl Store {
 
     fn write_identity_as(&self, cluster_id: &str) -> Result<(), redb::Error> {
         let record = MemberRecord { id: self.identity.id, name: cluster_id.to_owned(), ..MemberRecord::default() };
-        let (index, term) = self.truncated;
+        let (index, term) = self.log.truncated;
         self.commit(|txn| {
             Self::put_meta(txn, "identity", record.encode_to_vec())?;
             Self::put_meta(txn, "hard_state", hard_state_record(&self.hard_state).encode_to_vec())?;
@@ -348,7 +335,7 @@ impl Store {
         voters.sort_unstable();
         voters.dedup();
         self.conf_state = ConfStateRecord { voters, ..ConfStateRecord::default() };
-        self.truncated = FORMED_AT;
+        self.log = Log::after(FORMED_AT);
         self.flushed = FORMED_AT.0;
         self.hard_state.commit = FORMED_AT.0;
         self.hard_state.term = FORMED_AT.1;
@@ -420,46 +407,39 @@ impl Store {
         self.conf_state.voters.is_empty()
     }
 
-    /// One Ready's entries and hard state, in one transaction.
+    /// One Ready's entries and its vote, in one transaction. A commit index alone waits for none: a majority's logs say it again.
     pub(crate) fn append(&mut self, entries: Vec<eraftpb::Entry>, hard_state: Option<&eraftpb::HardState>) -> Result<(), redb::Error> {
-        if entries.is_empty() && hard_state.is_none() {
+        let known = (self.hard_state.term, self.hard_state.vote);
+        let voted = hard_state.filter(|hs| (hs.term, hs.vote) != known);
+        if entries.is_empty() && voted.is_none() {
+            self.hard_state.commit = hard_state.map_or(self.hard_state.commit, |hs| hs.commit);
             return Ok(());
         }
-        let first = entries.first().map(|e| e.index);
-        let last = self.last().0;
+        let mut writing = self.log.writing(&entries);
+        writing.fresh.iter_mut().for_each(|(_, bytes)| seal(bytes));
         self.transaction(false, |txn| {
-            if let Some(first) = first {
+            if !entries.is_empty() {
                 let mut log = txn.open_table(LOG).map_err(error)?;
-                for index in first..=last {
-                    log.remove(index).map_err(error)?;
+                for row in &writing.useless {
+                    log.remove(row).map_err(error)?;
                 }
-                let mut sealed = Vec::new();
-                for entry in &entries {
-                    sealed.clear();
-                    convert::from_entry(entry.clone()).encode(&mut sealed).expect("a vector has room");
-                    seal(&mut sealed);
-                    log.insert(entry.index, sealed.as_slice()).map_err(error)?;
+                for (row, bytes) in &writing.fresh {
+                    log.insert(row, bytes.as_slice()).map_err(error)?;
                 }
             }
-            if let Some(hs) = hard_state {
+            if let Some(hs) = voted {
                 Self::put_meta(txn, "hard_state", hard_state_record(hs).encode_to_vec())?;
             }
             Ok(())
         })?;
-        if let Some(first) = first {
-            let kept = (first - self.truncated.0 - 1) as usize;
-            self.entries_bytes -= bytes(self.entries.range(kept.min(self.entries.len())..));
-            self.entries.truncate(kept);
-            self.entries_bytes += bytes(&entries);
-            self.entries.extend(entries);
-        }
+        self.log.wrote(writing, entries);
         if let Some(hs) = hard_state {
             self.hard_state = hs.clone();
         }
         Ok(())
     }
 
-    /// The commit index alone: with the next flush, or with the next entries, it is on the disk.
+    /// The commit index alone: with the next piece of the state that ends a round, it is on the disk.
     pub(crate) fn set_commit(&mut self, commit: u64) {
         self.hard_state.commit = commit;
     }
@@ -474,8 +454,7 @@ impl Store {
         }
         let useless = self.first_piece..pieces.live.start.min(self.first_piece + DROPPED_AT_ONCE);
         let cut = end.map_or(0, |end| end.keep_from.saturating_sub(1).min(end.index));
-        let begin = self.truncated.0 + 1;
-        let cut = self.term_of(cut).filter(|_| cut >= begin).map(|term| (cut, term));
+        let cut = self.log.term_of(cut).filter(|_| cut > self.log.truncated.0).map(|term| (cut, term));
         self.transaction(end.is_some(), |txn| {
             let mut table = txn.open_table(PIECES).map_err(error)?;
             if length > 0 {
@@ -494,8 +473,8 @@ impl Store {
             Self::put_meta(txn, "pieces", pieces.to_record().encode_to_vec())?;
             if let Some((cut, term)) = cut {
                 let mut log = txn.open_table(LOG).map_err(error)?;
-                for index in begin..=cut {
-                    log.remove(index).map_err(error)?;
+                for row in self.log.useless(cut) {
+                    log.remove(row).map_err(error)?;
                 }
                 Self::put_meta(txn, "truncated", position(cut, term))?;
             }
@@ -511,11 +490,8 @@ impl Store {
         self.pieces = pieces;
         self.flushed = end.index;
         self.state_hash = Some(end.state_hash);
-        if let Some((cut, term)) = cut {
-            let dropped = (cut - self.truncated.0) as usize;
-            self.entries_bytes -= bytes(self.entries.range(..dropped));
-            self.entries.drain(..dropped);
-            self.truncated = (cut, term);
+        if let Some(cut) = cut {
+            self.log.cut(cut);
         }
         Ok(())
     }
@@ -565,46 +541,17 @@ impl Store {
         self.hard_state.vote = record.vote;
         self.hard_state.commit = record.commit;
         self.conf_state = conf;
-        self.truncated = (manifest.index, manifest.term);
+        self.log = Log::after((manifest.index, manifest.term));
         self.flushed = manifest.index;
         self.state_hash = Some(manifest.state_hash);
         (self.first_piece, self.next_piece, self.round_bytes) = (0, live.live.end, 0);
         self.pieces = live;
         self.crcs = crcs;
-        self.entries.clear();
-        self.entries_bytes = 0;
         Ok(())
     }
 
     pub(crate) fn hard_state(&self) -> &eraftpb::HardState {
         &self.hard_state
-    }
-
-    /// Index and term of the newest entry.
-    pub(crate) fn last(&self) -> (u64, u64) {
-        self.entries.back().map_or(self.truncated, |e| (e.index, e.term))
-    }
-
-    /// From where on the log is kept when it is longer than `entries_max` or `bytes_max`: a quarter of both, and all that is not applied.
-    pub(crate) fn keep_from(&self, applied: u64, entries_max: u64, bytes_max: u64) -> Option<u64> {
-        if self.entries.len() as u64 <= entries_max && self.entries_bytes <= bytes_max {
-            return None;
-        }
-        let mut kept_bytes = 0;
-        let newest = self.entries.iter().rev().take((entries_max / 4) as usize).take_while(|e| {
-            kept_bytes += e.data.len() as u64;
-            kept_bytes <= bytes_max / 4
-        });
-        let by_size = self.last().0 + 1 - newest.count() as u64;
-        Some(by_size.min(applied + 1))
-    }
-
-    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
-        if index == self.truncated.0 {
-            return Some(self.truncated.1);
-        }
-        let offset = index.checked_sub(self.truncated.0 + 1)?;
-        self.entries.get(offset as usize).map(|e| e.term)
     }
 }
 
@@ -636,38 +583,35 @@ impl raft::Storage for Store {
     }
 
     fn entries(&self, low: u64, high: u64, max_size: impl Into<Option<u64>>, _: GetEntriesContext) -> raft::Result<Vec<eraftpb::Entry>> {
-        if low <= self.truncated.0 {
+        if low <= self.log.truncated.0 {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        let from = (low - self.truncated.0 - 1) as usize;
-        let to = (high - self.truncated.0 - 1) as usize;
-        if to > self.entries.len() {
-            return Err(raft::Error::Store(StorageError::Unavailable));
-        }
-        let mut found: Vec<eraftpb::Entry> = self.entries.range(from..to).cloned().collect();
+        let mut found = self.log.range(low, high).ok_or(raft::Error::Store(StorageError::Unavailable))?;
         raft::util::limit_size(&mut found, max_size.into());
         Ok(found)
     }
 
     fn term(&self, index: u64) -> raft::Result<u64> {
-        if index < self.truncated.0 {
+        if index < self.log.truncated.0 {
             return Err(raft::Error::Store(StorageError::Compacted));
         }
-        self.term_of(index).ok_or(raft::Error::Store(StorageError::Unavailable))
+        self.log.term_of(index).ok_or(raft::Error::Store(StorageError::Unavailable))
     }
 
     fn first_index(&self) -> raft::Result<u64> {
-        Ok(self.truncated.0 + 1)
+        Ok(self.log.truncated.0 + 1)
     }
 
     fn last_index(&self) -> raft::Result<u64> {
-        Ok(self.last().0)
+        Ok(self.log.last().0)
     }
 
     fn snapshot(&self, request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
         match &self.source {
             // After a change of members there is no source: a new one must be in the snapshot that it starts from.
-            Some(source) if source.manifest.index >= request_index && source.manifest.index >= self.truncated.0 => Ok(convert::to_snapshot(&source.manifest)),
+            Some(source) if source.manifest.index >= request_index && source.manifest.index >= self.log.truncated.0 => {
+                Ok(convert::to_snapshot(&source.manifest))
+            }
             _ => {
                 self.snapshot_wanted.set(true);
                 Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))

@@ -8,7 +8,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::MESSAGE_BYTES_MAX;
 use crate::connect::{self, Trust, Untrusted};
-use crate::refusal::Refusal;
+use crate::refusal::{LEADER_KEY, Refusal};
 use crate::tls::{TlsError, TlsFiles, is_loopback};
 use crate::tried::Tried;
 pub use crate::tried::broken;
@@ -42,9 +42,13 @@ pub fn channel(address: &str, tls: Option<&TlsFiles>) -> Result<Channel, Address
     channel_with(address, trust)
 }
 
+fn host_and_port(address: &str) -> &str {
+    address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")).unwrap_or(address)
+}
+
 /// The same, for whoever trusts by other means.
 pub(crate) fn channel_with(address: &str, trust: Trust) -> Result<Channel, AddressError> {
-    let address = address.strip_prefix("http://").or_else(|| address.strip_prefix("https://")).unwrap_or(address);
+    let address = host_and_port(address);
     // The scheme is for the URI only: TLS is the connector's.
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .ok()
@@ -128,6 +132,13 @@ impl Operator {
         Ok(InterceptedService::new(channel(address, self.tls.as_ref())?, Shown(self.token.clone())))
     }
 
+    /// The leader, where it handed on what another coordinator was asked: the next call saves that way. Only if it is among those that were named:
+    /// they can be reached from here.
+    fn straight_to(&self, leader: &str) -> Option<(String, Via)> {
+        let known = self.addresses.iter().find(|address| host_and_port(address) == leader)?;
+        Some((known.clone(), self.dial(known).ok()?))
+    }
+
     /// Makes a change at the leader: `call` may run several times, so its request must carry a request id.
     pub async fn call<T, F>(&mut self, call: F) -> Result<T, Status>
     where
@@ -170,7 +181,8 @@ impl Operator {
             };
             let status = match call(via.clone()).await {
                 Ok(reply) => {
-                    self.current = Some((address, via));
+                    let leader = reply.metadata().get(LEADER_KEY).and_then(|value| value.to_str().ok());
+                    self.current = leader.and_then(|leader| self.straight_to(leader)).or(Some((address, via)));
                     return Ok(reply.into_inner());
                 }
                 Err(status) => status,

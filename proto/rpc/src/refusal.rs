@@ -3,7 +3,8 @@
 use tonic::{Code, Status};
 
 const CODE_KEY: &str = "probity-code";
-const LEADER_KEY: &str = "probity-leader";
+/// Where the leader is: with a refusal, and with the answer to what was handed on to it.
+pub const LEADER_KEY: &str = "probity-leader";
 
 /// A refusal that a client acts on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
