@@ -423,9 +423,14 @@ impl Signed {
     }
 
     fn sign(&self, answer: &mut Message, owner: Name, data: RData) {
-        let mut set = RecordSet::with_ttl(owner.clone(), data.record_type(), 60);
-        set.add_rdata(data);
-        let inception = time::OffsetDateTime::now_utc() - time::Duration::hours(1);
+        self.sign_at(answer, owner, vec![data], time::OffsetDateTime::now_utc() - time::Duration::hours(1));
+    }
+
+    fn sign_at(&self, answer: &mut Message, owner: Name, data: Vec<RData>, inception: time::OffsetDateTime) {
+        let mut set = RecordSet::with_ttl(owner.clone(), data[0].record_type(), 60);
+        for data in data {
+            set.add_rdata(data);
+        }
         let signature = RRSIG::from_rrset(&set, DNSClass::IN, inception, &self.signer).expect("it signs");
         for record in set.records_without_rrsigs() {
             answer.add_answer(record.clone());
@@ -470,6 +475,24 @@ async fn signatures_are_validated_from_a_given_anchor() {
     .await;
     let result = probe(&spec(liar, &anchor)).await;
     assert_reason(&result, Reason::DnssecBogus);
+    // The anchor beside a key of somebody else's: only what the anchor signed, and in its time, makes that key the zone's.
+    let stranger = Arc::new(Signed::new());
+    let ago = |hours| time::OffsetDateTime::now_utc() - time::Duration::hours(hours);
+    for (signer, hours, reason) in
+        [(&zone, 1, Reason::Good), (&stranger, 1, Reason::DnssecBogus), (&zone, 3, Reason::DnssecBogus), (&zone, -3, Reason::DnssecBogus)]
+    {
+        let (signer, both, of_stranger) = (signer.clone(), [zone.key.clone(), stranger.key.clone()], stranger.clone());
+        let server = udp(move |q| {
+            if q.queries[0].query_type() != RecordType::DNSKEY {
+                return bytes(&of_stranger.answer(q));
+            }
+            let mut answer = answer_to(q);
+            signer.sign_at(&mut answer, name("example."), both.clone().map(|key| RData::DNSSEC(DNSSECRData::DNSKEY(key))).to_vec(), ago(hours));
+            bytes(&answer)
+        })
+        .await;
+        assert_reason(&probe(&spec(server, &anchor)).await, reason);
+    }
     // Signed, but by another key than the anchor.
     assert_reason(&probe(&spec(server, &Signed::new().anchor())).await, Reason::DnssecBogus);
 }

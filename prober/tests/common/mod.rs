@@ -2,6 +2,8 @@
 #![allow(dead_code)]
 
 pub(crate) mod netns;
+pub(crate) mod ocsp;
+pub(crate) mod quic;
 pub(crate) mod tls;
 
 use std::net::SocketAddr;

@@ -18,6 +18,14 @@ pub(crate) struct Identity {
     pub(crate) pem: String,
 }
 
+impl Identity {
+    /// A signature by its key, ECDSA on P-256 with SHA-256.
+    pub(crate) fn sign(&self, bytes: &[u8]) -> Vec<u8> {
+        let key = KeyPair::try_from(self.key.secret_der()).expect("a key");
+        rcgen::SigningKey::sign(&key, bytes).expect("a signature")
+    }
+}
+
 impl Authority {
     pub(crate) fn new() -> Authority {
         let _ = rustls::crypto::ring::default_provider().install_default();

@@ -7,6 +7,7 @@
 mod common;
 mod http1;
 mod http2;
+mod http3;
 mod talk;
 
 use std::net::SocketAddr;

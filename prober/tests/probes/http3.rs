@@ -1,6 +1,6 @@
 //! HTTP/3 against real QUIC servers, good and bad.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,41 +11,16 @@ use http::{Request, Response};
 use probity_prober::RunResult;
 use probity_prober::policy::AddressPolicy;
 use probity_proto::v1::Reason;
-use quinn::crypto::rustls::QuicServerConfig;
-use quinn::{Connection, Endpoint};
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use tokio::net::UdpSocket;
 
+use super::common::ocsp;
+use super::common::quic::{quic, raw, tls};
 use super::common::tls::{Authority, Identity};
 use super::common::*;
 
 type Stream = RequestStream<h3_quinn::BidiStream<Bytes>, Bytes>;
-
-fn tls(identity: Identity, alpn: &[u8]) -> ServerConfig {
-    let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(identity.chain, identity.key).expect("a configuration");
-    config.alpn_protocols = vec![alpn.to_vec()];
-    config
-}
-
-/// A QUIC server on loopback whose every connection is handled by a function.
-async fn quic<F, Fut>(config: ServerConfig, handler: F) -> SocketAddr
-where
-    F: Fn(Connection) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let config = quinn::ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(config).expect("a configuration")));
-    let endpoint = Endpoint::server(config, (Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
-    let address = endpoint.local_addr().expect("its address");
-    tokio::spawn(async move {
-        while let Some(incoming) = endpoint.accept().await {
-            if let Ok(connection) = incoming.await {
-                tokio::spawn(handler(connection));
-            }
-        }
-    });
-    address
-}
 
 /// An HTTP/3 server whose every request is handled by a function.
 async fn h3<F, Fut>(config: ServerConfig, handler: F) -> SocketAddr
@@ -156,6 +131,29 @@ async fn requests_and_answers() {
 }
 
 #[tokio::test]
+async fn empty_frames_and_trailers() {
+    let authority = Authority::new();
+    let body = |body: &'static [&'static str]| {
+        move |_: Request<()>, mut stream: Stream| async move {
+            let _ = stream.send_response(Response::new(())).await;
+            for part in body {
+                let _ = stream.send_data(Bytes::from_static(part.as_bytes())).await;
+            }
+            let mut trailers = http::HeaderMap::new();
+            trailers.insert("x-sum", "1".parse().expect("a value"));
+            let _ = stream.send_trailers(trailers).await;
+            let _ = stream.finish().await;
+        }
+    };
+    // An empty frame is no end of a body, wherever it stands.
+    for parts in [&["a", "", "b"][..], &["", "", "ab"], &["ab", ""], &["ab"]] {
+        let server = h3(tls(authority.issue("shop.test"), b"h3"), body(parts)).await;
+        let result = run(&authority, server, "expect: {size: {min: 2, max: 2}, body: [{matches: '^ab$'}]}", "").await;
+        assert_reason(&result, Reason::Good);
+    }
+}
+
+#[tokio::test]
 async fn redirects_and_the_policy() {
     let authority = Authority::new();
     let a = h3(tls(authority.issue("shop.test"), b"h3"), echo).await;
@@ -201,6 +199,17 @@ async fn certificates() {
         assert!(!fact(&result, "tls.server.not_after").is_empty(), "what was shown is told: {result:#?}");
         assert_eq!(phase_names(&result.phases)[..3], ["resolve", "connect", "tls"], "{result:#?}");
     }
+    // The key that it has; the message of a pin that it has not tells it.
+    let own = probe_in(&context, &spec(&authority, good, "/", "", "", "timeout: 10s")).await;
+    let own = fact(&own, "tls.server.spki_sha256").to_owned();
+    let pinned = probe_in(&context, &spec(&authority, good, "/", &format!("pins: ['sha256/{own}']"), "", "timeout: 10s")).await;
+    assert_reason(&pinned, Reason::Good);
+    let other = probe_in(&context, &spec(&authority, good, "/", &format!("pins: ['{pin}']"), "", "timeout: 10s")).await;
+    assert!(other.message.contains(&own), "{}", other.message);
+    // How long it is valid for.
+    let left = probe_in(&context, &spec(&authority, soon, "/", "minDays: 1", "", "timeout: 10s")).await;
+    assert_reason(&left, Reason::Good);
+    assert_eq!(fact(&left, "tls.server.days_left"), "1");
     // Many at once, on whichever threads: each hears of its own server.
     let runs = (0..40).map(|i| {
         let spec = spec(&authority, if i % 2 == 0 { good } else { named }, "/", "", "", "timeout: 10s");
@@ -209,6 +218,20 @@ async fn certificates() {
     });
     for (i, reason) in futures_util::future::join_all(runs).await {
         assert_eq!(reason, if i % 2 == 0 { Reason::Good } else { Reason::TlsNameMismatch });
+    }
+}
+
+#[tokio::test]
+async fn stapled_status() {
+    let authority = Authority::new();
+    for (status, required, word) in [(&[0x80, 0][..], Reason::Good, "good"), (b"\xa1\x11\x18\x0f20260101000000Z", Reason::TlsRevoked, "revoked")] {
+        let Identity { chain, key, .. } = authority.issue("shop.test");
+        let response = ocsp::response(&chain, status, "20990101000000Z", &[], |bytes| authority.sign(bytes));
+        let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(chain, key, response).expect("a configuration");
+        config.alpn_protocols = vec![b"h3".to_vec()];
+        let server = h3(config, echo).await;
+        let result = probe(&spec(&authority, server, "/", "requireStaple: true", "", "timeout: 10s")).await;
+        assert_eq!((result.reason, fact(&result, "tls.server.ocsp")), (required, word), "{result:#?}");
     }
 }
 
@@ -347,25 +370,6 @@ async fn servers_that_misbehave() {
         .await;
         assert_reason(&run(&authority, lying, "", "").await, reason);
     }
-}
-
-/// What is written on the stream of the request, after the settings.
-async fn raw(authority: &Authority, head: &[u8], then: &'static [u8]) -> SocketAddr {
-    let head = Bytes::copy_from_slice(head);
-    quic(tls(authority.issue("shop.test"), b"h3"), move |connection| {
-        let head = head.clone();
-        async move {
-            let Ok(mut control) = connection.open_uni().await else { return };
-            // A control stream with empty SETTINGS (RFC 9114, sections 6.2.1 and 7.2.4).
-            let _ = control.write_all(&[0x00, 0x04, 0x00]).await;
-            let Ok((mut to, _from)) = connection.accept_bi().await else { return };
-            let _ = to.write_all(&head).await;
-            while !then.is_empty() && to.write_all(then).await.is_ok() {}
-            let _ = to.finish();
-            drop(connection.closed().await);
-        }
-    })
-    .await
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::common::ocsp::{der, response};
 use super::common::tls::{Authority, Identity, acceptor};
 use super::common::*;
 use probity_prober::policy::AddressPolicy;
@@ -120,7 +121,7 @@ async fn a_staple_by_an_issuer_of_the_same_name_does_not_hold() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let identity = authority.issue("shop.test");
     let chain = vec![identity.chain[0].clone(), stranger.issue("other.test").chain[1].clone()];
-    let response = ocsp(&chain, der(0x80, &[]), "20990101000000Z", |bytes| stranger.sign(bytes));
+    let response = response(&chain, &der(0x80, &[]), "20990101000000Z", &[], |bytes| stranger.sign(bytes));
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(chain, identity.key, response).expect("a configuration");
     let server = https(TlsAcceptor::from(Arc::new(config))).await;
     let result = probe(&watch(server, &authority.pem(), "requireStaple: true")).await;
@@ -192,36 +193,6 @@ async fn client_certificates() {
     }
 }
 
-/// An element in DER.
-fn der(tag: u8, parts: &[Vec<u8>]) -> Vec<u8> {
-    let content = parts.concat();
-    let length = match content.len() {
-        n @ 0..=0x7f => vec![n as u8],
-        n @ 0x80..=0xff => vec![0x81, n as u8],
-        n => vec![0x82, (n >> 8) as u8, n as u8],
-    };
-    [vec![tag], length, content].concat()
-}
-
-/// An OCSP response (RFC 6960) of that status on a certificate, whose time ends then, signed by whoever signs.
-fn ocsp(chain: &[rustls::pki_types::CertificateDer<'_>], status: Vec<u8>, until: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
-    let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
-    let (_, issuer) = x509_parser::parse_x509_certificate(&chain[1]).expect("a certificate");
-    let sha256 = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes).as_ref().to_vec();
-    let time = |text: &str| der(0x18, &[text.as_bytes().to_vec()]);
-    let algorithm = der(0x30, &[der(0x06, &[vec![0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01]])]);
-    let name_hash = der(0x04, &[sha256(leaf.issuer().as_raw())]);
-    let key_hash = der(0x04, &[sha256(&issuer.public_key().subject_public_key.data)]);
-    let id = der(0x30, &[algorithm, name_hash, key_hash, der(0x02, &[leaf.raw_serial().to_vec()])]);
-    let single = der(0x30, &[id, status, time("20260101000000Z"), der(0xa0, &[time(until)])]);
-    let data = der(0x30, &[der(0xa2, &[der(0x04, &[vec![1; 20]])]), time("20260101000000Z"), der(0x30, &[single])]);
-    let ecdsa_with_sha256 = der(0x30, &[der(0x06, &[vec![0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02]])]);
-    let signature = der(0x03, &[vec![0], sign(&data)]);
-    let basic = der(0x30, &[data, ecdsa_with_sha256, signature]);
-    let oid = der(0x06, &[vec![0x2b, 6, 1, 5, 5, 7, 48, 1, 1]]);
-    der(0x30, &[der(0x0a, &[vec![0]]), der(0xa0, &[der(0x30, &[oid, der(0x04, &[basic])])])])
-}
-
 #[tokio::test]
 async fn stapled_status() {
     let (authority, stranger) = (Authority::new(), Authority::new());
@@ -233,11 +204,11 @@ async fn stapled_status() {
         let (status, authority, stranger) = (status.clone(), &authority, &stranger);
         Box::new(move |identity| {
             let signing = if signer == "issuer" { authority } else { stranger };
-            ocsp(&identity.chain, status.clone(), until, |bytes| signing.sign(bytes))
+            response(&identity.chain, &status, until, &[], |bytes| signing.sign(bytes))
         })
     };
     let other = authority.issue("other.test");
-    let of_another: Made<'_> = Box::new(|_| ocsp(&other.chain, der(0x80, &[]), later, |bytes| authority.sign(bytes)));
+    let of_another: Made<'_> = Box::new(|_| response(&other.chain, &der(0x80, &[]), later, &[], |bytes| authority.sign(bytes)));
     let cases: [(Made<'_>, &str, &str, Reason, Reason); 7] = [
         (by(&good, later, "issuer"), "good", "valid", Reason::Good, Reason::Good),
         (by(&good, later, "stranger"), "good", "invalid: its signature is not of the certificate's issuer", Reason::Good, Reason::TlsNotStapled),
@@ -247,9 +218,9 @@ async fn stapled_status() {
         (Box::new(|_| b"no response".to_vec()), "unknown", "invalid: it is no successful OCSP response", Reason::Good, Reason::TlsNotStapled),
         (Box::new(|_| Vec::new()), "none", "", Reason::Good, Reason::TlsNotStapled),
     ];
-    for (response, word, signature, plain, required) in cases {
+    for (made, word, signature, plain, required) in cases {
         let identity = authority.issue("shop.test");
-        let response = response(&identity);
+        let response = made(&identity);
         let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(identity.chain, identity.key, response);
         let server = https(TlsAcceptor::from(Arc::new(config.expect("a configuration")))).await;
         let result = probe(&watch(server, &ca, "")).await;
@@ -260,6 +231,42 @@ async fn stapled_status() {
         }
         assert_reason(&probe(&watch(server, &ca, "requireStaple: true")).await, required);
     }
+}
+
+/// RFC 6960, section 4.2.2.2: the issuer lets another sign, by a certificate with that purpose.
+#[tokio::test]
+async fn a_staple_by_a_delegate() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let ca = authority.pem();
+    let for_ocsp = |p: &mut rcgen::CertificateParams| p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::OcspSigning];
+    let expired = |p: &mut rcgen::CertificateParams| {
+        for_ocsp(p);
+        p.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        p.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    };
+    let refused = "invalid: its signature is not of the certificate's issuer";
+    for (name, delegate, shown, told) in [
+        ("by the issuer", authority.issue_with("ocsp.test", for_ocsp), true, "valid"),
+        ("for another purpose", authority.issue("ocsp.test"), true, refused),
+        ("whose time is over", authority.issue_with("ocsp.test", expired), true, refused),
+        ("by another issuer of that name", stranger.issue_with("ocsp.test", for_ocsp), true, refused),
+        ("who is not shown", authority.issue_with("ocsp.test", for_ocsp), false, refused),
+    ] {
+        let identity = authority.issue("shop.test");
+        let shown = if shown { vec![delegate.chain[0].clone()] } else { Vec::new() };
+        let made = response(&identity.chain, &der(0x80, &[]), "20990101000000Z", &shown, |bytes| delegate.sign(bytes));
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(identity.chain, identity.key, made);
+        let server = https(TlsAcceptor::from(Arc::new(config.expect("a configuration")))).await;
+        let result = probe(&watch(server, &ca, "requireStaple: true")).await;
+        assert_eq!(fact(&result, "tls.server.ocsp_signature"), told, "{name}");
+        assert_reason(&result, if told == "valid" { Reason::Good } else { Reason::TlsNotStapled });
+    }
+    // Another's signature under a delegate's certificate is nobody's.
+    let (delegate, identity) = (authority.issue_with("ocsp.test", for_ocsp), authority.issue("shop.test"));
+    let made = response(&identity.chain, &der(0x80, &[]), "20990101000000Z", &[delegate.chain[0].clone()], |bytes| stranger.sign(bytes));
+    let config = ServerConfig::builder().with_no_client_auth().with_single_cert_with_ocsp(identity.chain, identity.key, made);
+    let server = https(TlsAcceptor::from(Arc::new(config.expect("a configuration")))).await;
+    assert_reason(&probe(&watch(server, &ca, "requireStaple: true")).await, Reason::TlsNotStapled);
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
 use hickory_proto::dnssec::{Algorithm, Proof, PublicKeyBuf, TrustAnchors};
-use hickory_proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message};
-use hickory_proto::rr::{LowerName, Record, RecordType};
+use hickory_proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message, Query};
+use hickory_proto::rr::{LowerName, Name, Record, RecordType};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::dnssec::DnssecDnsHandle;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 use super::super::tls::MoreTls;
 use super::super::{Attempt, Failure, net};
+use super::anchored::proven;
 use super::answer::{Answer, Read, read};
 use super::transport::{ALPN_HTTPS, Server, exchange_udp, https, receive_framed, send_framed};
 
@@ -98,8 +99,9 @@ pub(super) async fn validate(
         _ => None,
     };
     let asking = Asking { server: server.clone(), net: Arc::new(attempt.net.clone()), tls };
-    let handle = DnssecDnsHandle::with_trust_anchor(asking, Arc::new(anchors(&validation.anchors)?));
     let Some(question) = query.queries.first().cloned() else { return Ok(()) };
+    let anchors = with_their_zones(&asking, &validation.anchors, question.name()).await?;
+    let handle = DnssecDnsHandle::with_trust_anchor(asking, Arc::new(anchors));
     let bogus = |why: String| Failure::new(Reason::DnssecBogus, format!("the answer is not proven: {why}"));
     let response = match handle.lookup(question, DnsRequestOptions::default()).next().await {
         Some(Ok(response)) => response,
@@ -127,6 +129,28 @@ fn rank(proof: Proof) -> u8 {
         Proof::Insecure => 2,
         Proof::Secure => 3,
     }
+}
+
+/// The anchors, and the keys that they prove of their zones.
+async fn with_their_zones(asking: &Asking, given: &[DnssecAnchor], name: &Name) -> Result<TrustAnchors, Failure> {
+    let mut anchors = anchors(given)?;
+    let mut zones = given.iter().map(|anchor| super::name_of(&anchor.zone)).collect::<Result<Vec<Name>, Failure>>()?;
+    zones.sort();
+    zones.dedup();
+    // The validator knows no parent of the root, and needs no help there.
+    for zone in zones.into_iter().filter(|zone| !zone.is_root() && zone.zone_of(name)) {
+        let query = Query::query(zone.clone(), RecordType::DNSKEY);
+        let mut options = DnsRequestOptions::default();
+        (options.use_edns, options.edns_set_dnssec_ok) = (true, true);
+        // What goes wrong here goes wrong again where it is judged.
+        let Ok(response) = asking.clone().ask(DnsRequest::from_query(query, options)).await else { continue };
+        let now_s = jiff::Timestamp::now().as_second() as u32;
+        let proven = proven(&zone, &response.answers, &anchors, now_s);
+        for key in proven {
+            anchors.insert_with_name(key.public_key(), LowerName::from(&zone));
+        }
+    }
+    Ok(anchors)
 }
 
 /// Those given; else the root's.

@@ -1,5 +1,6 @@
 //! DNS: one query straight to a server, or through the resolver; what comes back is believed only where it must be an answer to it.
 
+mod anchored;
 mod answer;
 mod dnssec;
 mod judge;

@@ -18,6 +18,8 @@ use super::connect::{Error, HEAD_BYTES_MAX};
 
 /// What an exchange brings besides its head and its body: acknowledgements, its part of control frames.
 const HEAD_BYTES: usize = 1_024;
+/// Empty frames of a body in a row: who sends more breaks the protocol, as with HTTP/2.
+const EMPTY_FRAMES_MAX: usize = 16;
 
 /// What asks over a connection, which ends with it.
 pub(super) struct Sender {
@@ -123,7 +125,7 @@ impl Body {
     pub(super) async fn chunk(&mut self) -> Option<Result<Bytes, Failure>> {
         let data = tokio::select! {
             biased;
-            data = self.from.recv_data() => data.map(|d| d.map(|mut d| d.copy_to_bytes(d.remaining()))).map_err(|e| failure(&self.connection, &e)),
+            data = next(&mut self.from) => data.map_err(|e| failure(&self.connection, &e)),
             trouble = self.line.trouble() => Err(trouble.failure(Reason::ProtocolError, "the answer's body does not go on")),
         };
         let data = data.transpose()?;
@@ -148,6 +150,17 @@ impl Body {
     pub(super) fn announced(&self) -> Option<u64> {
         self.left
     }
+}
+
+/// The next piece of a body, or its end. h3 takes an empty frame for the end of a body (RFC 9114, section 7.2.1, allows one anywhere), so the end is only
+/// believed when nothing follows; trailers, which may, are read here, and passed over.
+async fn next(from: &mut RequestStream<h3_quinn::RecvStream, Bytes>) -> Result<Option<Bytes>, StreamError> {
+    for _ in 0..EMPTY_FRAMES_MAX {
+        if let Some(mut data) = from.recv_data().await? {
+            return Ok(Some(data.copy_to_bytes(data.remaining())));
+        }
+    }
+    from.recv_trailers().await.map(|_| None)
 }
 
 /// A connection that was gone already is no failure of the target's: another one is made.
