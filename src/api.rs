@@ -52,15 +52,24 @@ impl Api {
         self.stale
     }
 
-    /// Reads a path of the read API.
+    /// Reads a path of the read API, page by page where it comes so.
     pub(crate) async fn read(&mut self, path: &str) -> Result<Value, Fail> {
-        let request = ReadRequest { path: path.to_owned(), stale: self.stale };
-        let reply = self.operator.look(async |mut c| c.read(request.clone()).await).await;
-        let value = parse(reply.map_err(|s| self.fail(&s))?)?;
+        let mut value = self.page(path).await?;
+        while let Some(next) = value.as_object_mut().and_then(|o| o.remove("continue")) {
+            let (from, joint) = (encode(next.as_str().unwrap_or_default()), if path.contains('?') { '&' } else { '?' });
+            let more = self.page(&format!("{path}{joint}from={from}")).await?;
+            append(&mut value, more);
+        }
         if self.stale {
             eprintln!("{}", staleness(&value["asOf"]));
         }
         Ok(value)
+    }
+
+    async fn page(&mut self, path: &str) -> Result<Value, Fail> {
+        let request = ReadRequest { path: path.to_owned(), stale: self.stale };
+        let reply = self.operator.look(async |mut c| c.read(request.clone()).await).await;
+        parse(reply.map_err(|s| self.fail(&s))?)
     }
 
     /// The same, again whenever it changed.
@@ -87,6 +96,30 @@ impl Api {
             _ => status.message().to_owned(),
         };
         Fail::new(code, message)
+    }
+}
+
+/// Adds a page to those before it: its first item may be the rest of their last one, whose checks went on.
+fn append(value: &mut Value, mut more: Value) {
+    if let Some(next) = more.as_object_mut().and_then(|o| o.remove("continue")) {
+        value["continue"] = next;
+    }
+    let checks = |item: &mut Value| item["status"]["checks"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let Some(items) = more["items"].as_array_mut() else {
+        let rest = checks(&mut more);
+        value["status"]["checks"].as_array_mut().into_iter().for_each(|all| all.extend(rest.iter().cloned()));
+        return;
+    };
+    let Some(all) = value["items"].as_array_mut() else { return };
+    for mut item in items.drain(..) {
+        let of = |item: &Value| (item["metadata"]["namespace"].clone(), item["metadata"]["name"].clone());
+        match all.last_mut().filter(|last| of(last) == of(&item)) {
+            Some(last) => {
+                let rest = checks(&mut item);
+                last["status"]["checks"].as_array_mut().into_iter().for_each(|all| all.extend(rest.iter().cloned()));
+            }
+            None => all.push(item),
+        }
     }
 }
 
@@ -127,4 +160,22 @@ pub(crate) fn encode(text: &str) -> String {
             _ => format!("%{b:02X}"),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn pages_become_one_list_again() {
+        let probe = |name: &str, checks: &[u32]| json!({"metadata": {"namespace": "shop", "name": name}, "status": {"checks": checks}});
+        let mut value = json!({"items": [probe("a", &[1]), probe("b", &[2, 3])]});
+        append(&mut value, json!({"items": [probe("b", &[4]), probe("c", &[5])], "continue": "c"}));
+        assert_eq!(value, json!({"items": [probe("a", &[1]), probe("b", &[2, 3, 4]), probe("c", &[5])], "continue": "c"}));
+        let mut one = probe("b", &[1]);
+        append(&mut one, probe("b", &[2]));
+        assert_eq!(one, probe("b", &[1, 2]));
+    }
 }

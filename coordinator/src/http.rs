@@ -183,8 +183,8 @@ async fn api(State(shared): State<Shared>, Extension(scope): Extension<view::Sco
     if !stale && shared.node.read_index().await.is_err() {
         return error(StatusCode::SERVICE_UNAVAILABLE, "no_quorum", "no quorum now (?stale=true answers from what this member knows)".to_owned());
     }
-    match shared.node.query(move |state, live| view::read(state, live, &path, &scope)).await {
-        Ok(Ok(value)) => axum::Json(value).into_response(),
+    match view::answer(&shared.node, &path, &scope).await {
+        Ok(Ok(answer)) => axum::Json(answer.value).into_response(),
         Ok(Err(e)) => {
             let status = match e.code {
                 "not_found" => StatusCode::NOT_FOUND,
@@ -198,9 +198,9 @@ async fn api(State(shared): State<Shared>, Extension(scope): Extension<view::Sco
 }
 
 async fn prometheus(State(shared): State<Shared>) -> Response {
-    match shared.node.query(metrics::scrape).await {
+    match metrics::scrape(&shared.node).await {
         Ok(scrape) => {
-            let text = scrape.into_text() + &metrics::connections(&shared.connections);
+            let text = scrape + &metrics::connections(&shared.connections);
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
         }
         Err(e) => error(StatusCode::SERVICE_UNAVAILABLE, "no_quorum", e.to_string()),

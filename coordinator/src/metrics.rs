@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
-use probity_core::{State, account, slo};
+use probity_core::account::AccountView;
+use probity_core::{State, slo};
 use probity_proto::reason;
 use probity_proto::v1::*;
 use probity_replica::Role;
 
 use crate::listen::Connections;
-use crate::node::Live;
+use crate::node::{Live, Node, ProposeError};
+use crate::view;
 
 /// Writes samples of one metric.
 struct Text(String);
@@ -38,33 +40,35 @@ pub(crate) fn connections(connections: &Connections) -> String {
     out.0
 }
 
-/// What a scrape shows. Checks are many: they are only gathered where the state is held, and written elsewhere.
-pub(crate) struct Scrape {
-    text: Text,
-    verdicts: Vec<(String, String, String, Verdict)>,
-}
-
-impl Scrape {
-    /// Prometheus' text.
-    pub(crate) fn into_text(self) -> String {
-        let Scrape { mut text, verdicts } = self;
-        let samples = verdicts.iter().flat_map(|(namespace, probe, target, is)| {
-            let of = format!("namespace={},probe={},target={}", quoted(namespace), quoted(probe), quoted(target));
-            let sample = move |(word, v)| (format!("{of},verdict=\"{word}\""), f64::from(u8::from(*is == v)));
-            [("up", Verdict::Up), ("down", Verdict::Down), ("unknown", Verdict::Unknown)].map(sample)
-        });
-        if !verdicts.is_empty() {
-            text.metric("probity_check_verdict", "gauge", "1 for the verdict of a check.", samples);
-        }
-        text.0
+/// Prometheus' text. Checks are many: they are gathered in pieces.
+pub(crate) async fn scrape(node: &Node) -> Result<String, ProposeError> {
+    let look = |state: &State, live: &Live<'_>| (gather(state, live), live.status.role == Role::Leader, live.now_us);
+    let (text, leading, now_us) = node.query(look).await?;
+    if !leading {
+        return Ok(text);
     }
+    let mut text = Text(text);
+    runs(&view::total(node, now_us).await?, &mut text);
+    let verdicts = view::verdicts(node).await?;
+    let samples = verdicts.iter().flat_map(|(namespace, probe, target, is)| {
+        let of = format!("namespace={},probe={},target={}", quoted(namespace), quoted(probe), quoted(target));
+        let sample = move |(word, v)| (format!("{of},verdict=\"{word}\""), f64::from(u8::from(*is == v)));
+        [("up", Verdict::Up), ("down", Verdict::Down), ("unknown", Verdict::Unknown)].map(sample)
+    });
+    if !verdicts.is_empty() {
+        text.metric("probity_check_verdict", "gauge", "1 for the verdict of a check.", samples);
+    }
+    Ok(text.0)
 }
 
-/// Gathers a scrape.
-pub(crate) fn scrape(state: &State, live: &Live<'_>) -> Scrape {
-    let verdict = |c: &CheckRecord| (c.namespace.clone(), c.probe.clone(), c.target_key.clone(), c.verdict());
-    let verdicts = if live.status.role == Role::Leader { state.checks.iter().map(verdict).collect() } else { Vec::new() };
-    Scrape { text: Text(gather(state, live)), verdicts }
+fn runs(total: &AccountView, out: &mut Text) {
+    let one = |value: f64| [(String::new(), value)];
+    let mut runs = vec![("outcome=\"good\",reason=\"good\"".to_owned(), total.good as f64), ("outcome=\"bad\",reason=\"\"".to_owned(), total.bad as f64)];
+    runs.extend(total.missed.iter().map(|(r, n)| (format!("outcome=\"missed\",reason={}", quoted(&reason::from_number(*r as i32).label())), *n as f64)));
+    out.metric("probity_runs_accounted_total", "counter", "Slots whose outcome is known.", runs);
+    out.metric("probity_runs_planned_total", "counter", "Slots that were due.", one(total.planned as f64));
+    out.metric("probity_runs_pending", "gauge", "Slots that were due and are not reported.", one(total.pending as f64));
+    out.metric("probity_runs_unexplained", "gauge", "What the account lacks: 0, or a bug.", one(total.unexplained as f64));
 }
 
 fn gather(state: &State, live: &Live<'_>) -> String {
@@ -80,13 +84,6 @@ fn gather(state: &State, live: &Live<'_>) -> String {
     if !leading {
         return out.0;
     }
-    let total = account::total(state, live.now_us);
-    let mut runs = vec![("outcome=\"good\",reason=\"good\"".to_owned(), total.good as f64), ("outcome=\"bad\",reason=\"\"".to_owned(), total.bad as f64)];
-    runs.extend(total.missed.iter().map(|(r, n)| (format!("outcome=\"missed\",reason={}", quoted(&reason::from_number(*r as i32).label())), *n as f64)));
-    out.metric("probity_runs_accounted_total", "counter", "Slots whose outcome is known.", runs);
-    out.metric("probity_runs_planned_total", "counter", "Slots that were due.", one(total.planned as f64));
-    out.metric("probity_runs_pending", "gauge", "Slots that were due and are not reported.", one(total.pending as f64));
-    out.metric("probity_runs_unexplained", "gauge", "What the account lacks: 0, or a bug.", one(total.unexplained as f64));
     out.metric("probity_invariant_violations", "gauge", "Broken rules of the design in the present state: 0, or a bug.", one(live.violations as f64));
     let probers = state.probers.iter().map(|p| (format!("prober={}", quoted(&p.name)), f64::from(u8::from(p.alive))));
     out.metric("probity_prober_alive", "gauge", "Whether a prober is heard of.", probers);

@@ -471,10 +471,8 @@ impl Operator for OperatorService {
 
 impl OperatorService {
     async fn reading(&self, path: String, scope: view::Scope) -> Result<ReadReply, Status> {
-        let (result, index, as_of_us) =
-            self.node.query(move |state, live| (view::read(state, live, &path, &scope), live.status.applied, state.now())).await.map_err(status)?;
-        match result {
-            Ok(value) => Ok(ReadReply { json: value.to_string(), index, as_of_us }),
+        match view::answer(&self.node, &path, &scope).await.map_err(status)? {
+            Ok(view::Answer { value, index, as_of_us }) => Ok(ReadReply { json: value.to_string(), index, as_of_us }),
             Err(e) if e.code == "not_found" => Err(Status::not_found(e.message)),
             Err(e) if e.code == "forbidden" => Err(Status::permission_denied(e.message)),
             Err(e) => Err(Status::invalid_argument(e.message)),

@@ -16,7 +16,8 @@ const EVENTS: usize = 10;
 
 pub(super) async fn describe(api: &mut Api, args: OneArgs, format: Format) -> Outcome {
     let (kind, namespaced) = kind(&args.kind)?;
-    let value = api.read(&item_path(kind, namespaced, &api.namespace, &args.name)).await?;
+    let paged = if kind == "probes" { "?paged=true" } else { "" };
+    let value = api.read(&format!("{}{paged}", item_path(kind, namespaced, &api.namespace, &args.name))).await?;
     let mut lines = match (format, kind) {
         (Format::Json, _) => {
             print_json(&value);

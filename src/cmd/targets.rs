@@ -9,7 +9,7 @@ use crate::output::print_lines;
 use crate::{Fail, Outcome, exit};
 
 pub(super) async fn accept(api: &mut Api, probe: &str, yes: bool) -> Outcome {
-    let value = api.read(&super::get::item_path("probes", true, &api.namespace, probe)).await?;
+    let value = api.read(&format!("{}?checks=false", super::get::item_path("probes", true, &api.namespace, probe))).await?;
     let discovery = &value["status"]["discovery"];
     let Some(revision) = discovery["held"]["revision"].as_u64() else {
         return Err(Fail::no(format!("no set of targets is held for probe {probe:?} in namespace {:?}", api.namespace)));

@@ -203,7 +203,7 @@ impl System {
     }
 
     async fn first_screen(&self, api: &mut Api, started: Instant) {
-        let Ok(probes) = api.read("/api/v1/probes").await else { return };
+        let Ok(probes) = api.read("/api/v1/probes?checks=false").await else { return };
         print_lines(&get::table("probes", &probes));
         let slos = api.read("/api/v1/slos").await.unwrap_or_default();
         for item in slos["items"].as_array().into_iter().flatten() {
@@ -263,7 +263,7 @@ async fn apply_files(api: &mut Api, files: Vec<SourceFile>) -> Result<(), Fail> 
 async fn wait_until_probing(api: &mut Api) {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
-        if let (Ok(status), Ok(probes)) = (api.read("/api/v1/status").await, api.read("/api/v1/probes").await) {
+        if let (Ok(status), Ok(probes)) = (api.read("/api/v1/status").await, api.read("/api/v1/probes?checks=false").await) {
             let fleet = at(&status, "probers.alive").as_u64() >= Some(ZONES.len() as u64);
             if fleet && probes["items"].as_array().into_iter().flatten().all(settled) {
                 return;

@@ -44,7 +44,8 @@ impl AccountView {
         self.missed.values().sum()
     }
 
-    fn add_closed(&mut self, account: &Account) {
+    /// Adds what is kept of assignments that are over.
+    pub fn add_closed(&mut self, account: &Account) {
         self.planned += account.planned;
         self.good += account.good;
         self.bad += account.bad;
@@ -54,7 +55,8 @@ impl AccountView {
         merge_counts(&mut self.bad_by_reason, &account.bad_by_reason);
     }
 
-    fn add(&mut self, a: &AssignmentRecord, t: i64) {
+    /// Adds an assignment, as of `t`.
+    pub fn add(&mut self, a: &AssignmentRecord, t: i64) {
         // A run that finished early is reported before the reader's clock reaches its slot.
         let end = assign::end_n(a, t).max(a.next_n.min(assign::last_end_n(a)));
         self.planned += end - a.first_n;
@@ -67,7 +69,8 @@ impl AccountView {
         merge_counts(&mut self.bad_by_reason, &a.bad_by_reason);
     }
 
-    fn finish(mut self) -> Self {
+    /// Says by how much it does not add up.
+    pub fn finish(mut self) -> Self {
         let known = self.good + self.bad + self.missed_total() + self.pending;
         self.unexplained = self.planned as i64 - known as i64;
         self
@@ -102,14 +105,20 @@ pub fn of_probe(state: &State, namespace: &str, probe: &str, t: i64) -> AccountV
     for check in checks::of_probe(state, namespace, probe) {
         add_check(state, &check, t, &mut view);
     }
+    add_retired(state, namespace, probe, t, &mut view);
+    view.finish()
+}
+
+/// Adds the checks of a probe whose target is gone.
+pub fn add_retired(state: &State, namespace: &str, probe: &str, t: i64, view: &mut AccountView) {
     for retired in checks::retired_of(state, namespace, probe) {
         retired.closed.iter().for_each(|closed| view.add_closed(closed));
         assign::of_check(state, &retired.check).for_each(|a| view.add(a, t));
     }
-    view.finish()
 }
 
-fn add_check(state: &State, check: &str, t: i64, view: &mut AccountView) {
+/// Adds a check that has its target.
+pub fn add_check(state: &State, check: &str, t: i64, view: &mut AccountView) {
     if let Some(closed) = state.checks.get(check).and_then(|c| c.closed.as_ref()) {
         view.add_closed(closed);
     }

@@ -73,6 +73,12 @@ pub fn of_check<'a>(state: &'a State, check: &str) -> impl Iterator<Item = &'a A
     ids(state, state.index.by_check.get(check))
 }
 
+/// The checks that have assignments, after `check`, in order: also those that are gone.
+pub fn checks_after<'a>(state: &'a State, check: &str) -> impl Iterator<Item = &'a String> + use<'a> {
+    let after = (std::ops::Bound::Excluded(check.to_owned()), std::ops::Bound::Unbounded);
+    state.index.by_check.range(after).map(|(check, _)| check)
+}
+
 /// The assignments of a probe's checks, of those whose target is gone too.
 pub(crate) fn of_probe<'a>(state: &'a State, namespace: &str, probe: &str) -> impl Iterator<Item = &'a AssignmentRecord> + use<'a> {
     let whole = format!("{namespace}/{probe}");

@@ -1,7 +1,8 @@
 //! One function per kind: records to JSON.
 
+use probity_core::account::AccountView;
 use probity_core::verdict::{self, Finding};
-use probity_core::{State, account, assign, checks, discovery, pair_key, placement, slo};
+use probity_core::{State, account, assign, discovery, pair_key, placement, slo};
 use probity_proto::lower;
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
@@ -52,11 +53,11 @@ fn resource_kind(kind: &str) -> Option<&'static str> {
 /// A list; `None` for an unknown kind.
 pub(super) fn list(state: &State, live: &Live<'_>, kind: &str, query: &Query) -> Option<Vec<Value>> {
     let in_namespace = |namespace: &str| query.includes(namespace);
-    let selected = |labels: &std::collections::BTreeMap<String, String>| query.selector.iter().all(|(k, v)| labels.get(k) == Some(v));
+    let selected = |labels: &std::collections::BTreeMap<String, String>| query.selects(labels);
     if let Some(name) = resource_kind(kind) {
         let prefix = format!("{name}/");
         let all = state.resources.prefix(&prefix).filter(|r| in_namespace(&r.namespace) && selected(&r.labels));
-        return Some(all.map(|r| resource(state, live, r)).collect());
+        return Some(all.map(|r| resource_in(state, r)).collect());
     }
     Some(match kind {
         "probers" => state.probers.iter().filter(|p| selected(&p.labels)).map(|p| prober(state, live, p)).collect(),
@@ -102,7 +103,7 @@ pub(super) fn one(state: &State, live: &Live<'_>, kind: &str, path: &[String]) -
         ("gamedays", [namespace, name]) => state.game_days.get(&format!("{namespace}/{name}")).map(|d| game_day(state, d)),
         (kind, [namespace, name]) => {
             let record = state.resources.get(&probity_core::resource_key(resource_kind(kind)?, namespace, name))?;
-            Some(resource(state, live, record))
+            Some(resource_in(state, record))
         }
         _ => None,
     }
@@ -112,13 +113,17 @@ fn item(kind: &str, namespace: &str, name: &str, status: Value) -> Value {
     compact(json!({"apiVersion": "probity/v1", "kind": kind, "metadata": {"namespace": text(namespace), "name": name}, "status": status}))
 }
 
-fn resource(state: &State, live: &Live<'_>, r: &Resource) -> Value {
-    let document: Value = serde_json::from_str(&r.document_json).unwrap_or_default();
+fn resource_in(state: &State, r: &Resource) -> Value {
     let status = match &r.spec {
-        Some(Spec::Probe(spec)) => probe_status(state, live, r, spec),
         Some(Spec::Slo(_)) => slo_status(state, &r.namespace, &r.name).unwrap_or_default(),
         _ => Value::Null,
     };
+    resource(r, status)
+}
+
+/// A resource as it was applied, with its status.
+pub(super) fn resource(r: &Resource, status: Value) -> Value {
+    let document: Value = serde_json::from_str(&r.document_json).unwrap_or_default();
     let api = if r.kind == "SLO" { "openslo/v1" } else { "probity/v1" };
     compact(json!({
         "apiVersion": api,
@@ -140,31 +145,108 @@ fn verdict_word(verdict: Verdict) -> &'static str {
     }
 }
 
-fn probe_status(state: &State, live: &Live<'_>, r: &Resource, spec: &ProbeSpec) -> Value {
-    let names = checks::of_probe(state, &r.namespace, &r.name);
-    let records: Vec<&CheckRecord> = names.iter().filter_map(|c| state.checks.get(c)).collect();
-    let worst = [Verdict::Down, Verdict::Unknown].into_iter().find_map(|v| records.iter().find(|c| c.verdict() == v)).or(records.first());
-    let (kind, target) = records
-        .first()
-        .and_then(|c| c.spec.as_ref()?.kind.as_ref())
-        .map_or_else(|| spec.kind.as_ref().map(lower::describe).unwrap_or(("unknown", String::new())), lower::describe);
-    let target = if records.len() > 1 { format!("{} targets", records.len()) } else { target };
-    // The newest run over all probers.
-    let newest = names.iter().flat_map(|c| state.voters.prefix(c).filter(move |v| &v.check == c)).max_by_key(|v| v.last_at_us);
-    let last = newest.map(|v| (v, details(v).rev().find(|d| d.reason == v.last_reason)));
-    json!({
-        "kind": kind,
-        "target": target,
-        "verdict": worst.map_or("unknown", |c| verdict_word(c.verdict())),
-        "since": worst.map_or(Value::Null, |c| time(c.verdict_since_us)),
-        "runs": account_json(&account::of_probe(state, &r.namespace, &r.name, live.now_us)),
-        "lastReason": last.as_ref().map(|(v, _)| v.last_reason().label()),
-        "lastDurationSeconds": last.as_ref().and_then(|(v, d)| Some(seconds_u(d.as_ref().map_or(v.last_duration_us, |d| d.duration_us))).filter(|s| *s > 0.0)),
-        "lastAt": last.as_ref().map_or(Value::Null, |(v, _)| time(v.last_at_us)),
-        "lastMessage": last.and_then(|(_, d)| d).map_or(Value::Null, |d| text(&d.message)),
-        "checks": records.iter().map(|c| check(state, c)).collect::<Vec<_>>(),
-        "discovery": spec.discovery.as_ref().map(|_| discovered(state, r)),
-    })
+/// What the checks of a probe say together, one after the other.
+pub(super) struct ProbeSum {
+    /// Of the probe, should it have no check.
+    of_probe: (String, String),
+    /// Of the first check.
+    first: Option<(String, String)>,
+    checks: usize,
+    /// Probers that run them, all together.
+    probers: usize,
+    /// The first of the worst.
+    worst: Option<(Verdict, i64)>,
+    account: AccountView,
+    /// The newest run over all probers.
+    newest: Option<Newest>,
+    /// Why nobody runs the first check of which that is so.
+    nobody: Option<String>,
+    discovery: Option<Value>,
+}
+
+struct Newest {
+    at_us: i64,
+    reason: Reason,
+    duration_us: u64,
+    message: String,
+}
+
+fn severity(verdict: Verdict) -> u8 {
+    match verdict {
+        Verdict::Down => 2,
+        Verdict::Unknown => 1,
+        Verdict::Up => 0,
+    }
+}
+
+impl ProbeSum {
+    pub(super) fn begin(state: &State, r: &Resource, spec: &ProbeSpec) -> ProbeSum {
+        let described = |kind: &CheckKind| {
+            let (word, target) = lower::describe(kind);
+            (word.to_owned(), target)
+        };
+        ProbeSum {
+            of_probe: spec.kind.as_ref().map_or(("unknown".to_owned(), String::new()), described),
+            first: None,
+            checks: 0,
+            probers: 0,
+            worst: None,
+            account: AccountView::default(),
+            newest: None,
+            nobody: None,
+            discovery: spec.discovery.as_ref().map(|_| discovered(state, r)),
+        }
+    }
+
+    pub(super) fn account(&mut self) -> &mut AccountView {
+        &mut self.account
+    }
+
+    pub(super) fn add(&mut self, state: &State, c: &CheckRecord, t: i64) {
+        if self.checks == 0 {
+            self.first = c.spec.as_ref().and_then(|s| s.kind.as_ref()).map(lower::describe).map(|(word, target)| (word.to_owned(), target));
+        }
+        self.checks += 1;
+        let running = assign::of_check(state, &c.check).filter(|a| a.until_us == 0).count();
+        self.probers += running;
+        if running == 0 && self.nobody.is_none() {
+            self.nobody = Some(why_nobody(state, c));
+        }
+        if self.worst.is_none_or(|(worst, _)| severity(c.verdict()) > severity(worst)) {
+            self.worst = Some((c.verdict(), c.verdict_since_us));
+        }
+        account::add_check(state, &c.check, t, &mut self.account);
+        for v in state.voters.prefix(&c.check).filter(|v| v.check == c.check) {
+            if self.newest.as_ref().is_none_or(|n| v.last_at_us >= n.at_us) {
+                let last = details(v).rev().find(|d| d.reason == v.last_reason);
+                let (duration_us, message) = last.map_or((v.last_duration_us, String::new()), |d| (d.duration_us, d.message));
+                self.newest = Some(Newest { at_us: v.last_at_us, reason: v.last_reason(), duration_us, message });
+            }
+        }
+    }
+
+    /// With its checks, where they are asked for.
+    pub(super) fn status(self, checks: Option<Vec<Value>>) -> Value {
+        let (kind, target) = self.first.unwrap_or(self.of_probe);
+        let target = if self.checks > 1 { format!("{} targets", self.checks) } else { target };
+        let last = self.newest.as_ref();
+        json!({
+            "kind": kind,
+            "target": target,
+            "verdict": self.worst.map_or("unknown", |(verdict, _)| verdict_word(verdict)),
+            "since": self.worst.map_or(Value::Null, |(_, since)| time(since)),
+            "runs": account_json(&self.account.finish()),
+            "lastReason": last.map(|n| n.reason.label()),
+            "lastDurationSeconds": last.map(|n| seconds_u(n.duration_us)).filter(|s| *s > 0.0),
+            "lastAt": last.map_or(Value::Null, |n| time(n.at_us)),
+            "lastMessage": last.map_or(Value::Null, |n| text(&n.message)),
+            "checkCount": self.checks,
+            "proberCount": self.probers,
+            "nobody": self.nobody,
+            "checks": checks,
+            "discovery": self.discovery,
+        })
+    }
 }
 
 /// What was discovered: how many are checked, what fails, what is held.
@@ -181,7 +263,7 @@ fn discovered(state: &State, r: &Resource) -> Value {
     })
 }
 
-fn check(state: &State, c: &CheckRecord) -> Value {
+pub(super) fn check(state: &State, c: &CheckRecord) -> Value {
     let mut probers: Vec<&str> = assign::of_check(state, &c.check).filter(|a| a.until_us == 0).map(|a| a.prober.as_str()).collect();
     probers.sort_unstable();
     let target = c.spec.as_ref().and_then(|s| s.kind.as_ref()).map(|k| lower::describe(k).1).unwrap_or_default();

@@ -1,7 +1,9 @@
-//! The read API (docs/api.md): pure functions from the state to JSON. The same for HTTP, the command line and the web page.
+//! The read API (docs/api.md): functions from the state to JSON. The same for HTTP, the command line and the web page. What grows with the fleet is
+//! looked at in pieces (`pieces`).
 
 mod diff;
 mod items;
+mod pieces;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,6 +18,9 @@ use serde_json::{Value, json};
 
 use crate::node::Live;
 pub(crate) use diff::diff;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use pieces::Still;
+pub(crate) use pieces::{Answer, answer, total, verdicts};
 
 /// Why there is no answer.
 #[derive(Debug, Clone)]
@@ -73,17 +78,36 @@ struct Query {
     selector: BTreeMap<String, String>,
     subject: Option<String>,
     after: Option<u64>,
+    /// Of probes: each check with what its probers say.
+    checks: bool,
+    /// Of probes: a page, which says where the next one begins.
+    paged: bool,
+    from: Option<String>,
 }
 
 impl Query {
+    /// Whether the labels are those that are asked for.
+    fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.iter().all(|(k, v)| labels.get(k) == Some(v))
+    }
+
     /// Whether things in a namespace are asked for, and may be seen.
     fn includes(&self, namespace: &str) -> bool {
         self.namespace.as_deref().is_none_or(|n| n == namespace) && self.scope.sees(namespace)
     }
 }
 
-/// Answers a path such as `/api/v1/probes?namespace=shop`, with what `scope` may see.
-pub fn read(state: &State, live: &Live<'_>, path: &str, scope: &Scope) -> Result<Value, ViewError> {
+/// What a path asks for.
+#[derive(Debug)]
+enum Asked {
+    Status,
+    Probes(Query),
+    Probe(Query, String, String),
+    Other(Query, Vec<String>),
+}
+
+/// Reads a path such as `/api/v1/probes?namespace=shop`.
+fn ask(path: &str, scope: &Scope) -> Result<Asked, ViewError> {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let query = parse_query(query, scope)?;
     if let Some(namespace) = &query.namespace {
@@ -91,17 +115,30 @@ pub fn read(state: &State, live: &Live<'_>, path: &str, scope: &Scope) -> Result
     }
     let rest = path.strip_prefix("/api/v1/").ok_or_else(|| not_found(format!("no path {path:?} (the read API is below /api/v1/)")))?;
     let parts: Vec<String> = rest.split('/').filter(|p| !p.is_empty()).map(decode).collect();
-    let mut value = match parts.as_slice() {
-        [one] if one == "status" => status::status(state, live, scope),
+    match parts.as_slice() {
+        [] => return Err(not_found("nothing is asked for (see docs/api.md)")),
+        [one] if one == "status" => return Ok(Asked::Status),
+        [kind, ..] if !items::KINDS.contains(&kind.as_str()) => return Err(unknown_kind(kind)),
         [kind, ..] if items::ACCESS_KINDS.contains(&kind.as_str()) && !scope.access => return Err(scope.forbidden("admin of the whole cluster")),
+        [kind] if kind == "probes" => return Ok(Asked::Probes(query)),
+        [_, namespace, _, ..] => scope.must_see(namespace)?,
+        _ => {}
+    }
+    match parts.as_slice() {
+        [kind, namespace, name] if kind == "probes" => Ok(Asked::Probe(query, namespace.clone(), name.clone())),
+        _ => Ok(Asked::Other(query, parts)),
+    }
+}
+
+/// What does not grow with the fleet, at a stroke.
+fn small(state: &State, live: &Live<'_>, asked: &Asked) -> Result<Value, ViewError> {
+    let Asked::Other(query, parts) = asked else { return Err(not_found("this is answered in pieces")) };
+    let mut value = match parts.as_slice() {
         [kind] => {
-            let items = items::list(state, live, kind, &query).ok_or_else(|| unknown_kind(kind))?;
+            let items = items::list(state, live, kind, query).ok_or_else(|| unknown_kind(kind))?;
             json!({"items": items})
         }
         [kind, rest @ ..] => {
-            if !items::KINDS.contains(&kind.as_str()) {
-                return Err(unknown_kind(kind));
-            }
             let missing = || {
                 not_found(format!(
                     "no {} {:?}{}",
@@ -110,20 +147,22 @@ pub fn read(state: &State, live: &Live<'_>, path: &str, scope: &Scope) -> Result
                     if rest.len() > 1 { format!(" in namespace {:?}", rest[0]) } else { String::new() }
                 ))
             };
-            if let [namespace, _, ..] = rest {
-                scope.must_see(namespace)?;
-            }
             items::one(state, live, kind, rest).ok_or_else(missing)?
         }
         [] => return Err(not_found("nothing is asked for (see docs/api.md)")),
     };
-    value["asOf"] = json!({
+    value["asOf"] = as_of(state, live);
+    Ok(value)
+}
+
+/// As of when an answer is, and of which member.
+fn as_of(state: &State, live: &Live<'_>) -> Value {
+    json!({
         "index": live.status.applied,
         "time": rfc3339(state.now()),
         "ageSeconds": seconds_u(live.age_us),
         "member": status::member_name(state, live.status.identity.id),
-    });
-    Ok(value)
+    })
 }
 
 fn unknown_kind(kind: &str) -> ViewError {
@@ -131,7 +170,8 @@ fn unknown_kind(kind: &str) -> ViewError {
 }
 
 fn parse_query(query: &str, scope: &Scope) -> Result<Query, ViewError> {
-    let mut parsed = Query { scope: scope.clone(), namespace: None, selector: BTreeMap::new(), subject: None, after: None };
+    let mut parsed =
+        Query { scope: scope.clone(), namespace: None, selector: BTreeMap::new(), subject: None, after: None, checks: true, paged: false, from: None };
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let value = decode(value);
@@ -139,6 +179,9 @@ fn parse_query(query: &str, scope: &Scope) -> Result<Query, ViewError> {
             "namespace" => parsed.namespace = Some(value),
             "for" => parsed.subject = Some(value),
             "after" => parsed.after = value.parse().ok(),
+            "checks" => parsed.checks = value != "false",
+            "paged" => parsed.paged = value != "false",
+            "from" => parsed.from = Some(value),
             "selector" => {
                 for label in value.split(',').filter(|l| !l.is_empty()) {
                     let Some((k, v)) = label.split_once('=') else {
@@ -253,7 +296,6 @@ pub(crate) fn digest(reading: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use probity_proto::v1::*;
-    use probity_replica::Status;
 
     use super::*;
 
@@ -283,26 +325,8 @@ mod tests {
         put(&mut state, "shop");
         put(&mut state, "search");
         state.tokens.put(TokenRecord { id: "t-1".to_owned(), ..TokenRecord::default() });
-        let identity = probity_replica::Identity { id: 1, cluster_id: String::new() };
-        let status = Status {
-            identity,
-            role: probity_replica::Role::Follower,
-            term: 1,
-            leader: None,
-            commit: 0,
-            applied: 0,
-            hashed: 0,
-            last: 0,
-            voters: vec![],
-            voters_outgoing: vec![],
-            learners: vec![],
-            disk_full: false,
-            progress: BTreeMap::new(),
-        };
-        let fleet = BTreeMap::new();
-        let conditions = BTreeMap::new();
-        let live = Live { status: &status, now_us: 0, age_us: 0, conditions: &conditions, fleet: &fleet, violations: 0 };
-        let read = |path: &str, grants: &[&str]| read(&state, &live, path, &scope(grants));
+        let still = Still::of(state);
+        let read = |path: &str, grants: &[&str]| still.read(path, &scope(grants));
         let count = |path: &str, grants: &[&str]| read(path, grants).expect(path)["items"].as_array().map_or(0, Vec::len);
         for (path, whole, shop) in [("receivers", 2, 1), ("events", 4, 3), ("audit", 4, 1), ("receivers?namespace=shop", 1, 1)] {
             let path = format!("/api/v1/{path}");

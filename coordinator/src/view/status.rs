@@ -1,14 +1,11 @@
 //! `/api/v1/status`: one look at the cluster.
 
-use std::collections::BTreeMap;
-
-use probity_core::verdict::{self, Finding};
-use probity_core::{State, account, assign, gameday, number_key};
+use probity_core::account::AccountView;
+use probity_core::{State, gameday, number_key};
 use probity_proto::v1::*;
 use probity_replica::Role;
 use serde_json::{Value, json};
 
-use super::items::why_nobody;
 use super::{Scope, account as account_json, compact, rfc3339};
 use crate::node::Live;
 use crate::peer::DISK_FULL;
@@ -18,11 +15,42 @@ pub(super) fn member_name(state: &State, id: u64) -> String {
     state.members.get(&number_key(id)).map_or_else(|| format!("{id:x}"), |m| m.name.clone())
 }
 
-/// Counts of things are those that `scope` sees; the account of all runs is the cluster's, and names nothing.
-pub(super) fn status(state: &State, live: &Live<'_>, scope: &Scope) -> Value {
+/// What is said of the cluster without looking at each check.
+pub(super) struct Head {
+    value: Value,
+    /// Degraded, before and after what the checks have to say.
+    first: Found,
+    probers: Found,
+    alerts: Found,
+    last: Found,
+    pub(super) index: u64,
+    pub(super) as_of_us: i64,
+}
+
+/// What the checks have to say, as `scope` sees them.
+pub(super) struct Seen {
+    pub(super) scope: Scope,
+    pub(super) after: String,
+    pub(super) up: usize,
+    pub(super) down: usize,
+    pub(super) unknown: usize,
+    pub(super) broken: usize,
+    pub(super) first_down: Vec<String>,
+    /// Check, zones, probers.
+    pub(super) first_broken: Vec<(String, Vec<String>, Vec<String>)>,
+    /// Probe, its checks that nobody runs, and why the first of them.
+    pub(super) unwatched: Vec<(String, usize, String)>,
+}
+
+impl Seen {
+    pub(super) fn new(scope: Scope) -> Seen {
+        Seen { scope, after: String::new(), up: 0, down: 0, unknown: 0, broken: 0, first_down: Vec::new(), first_broken: Vec::new(), unwatched: Vec::new() }
+    }
+}
+
+/// Counts of things are those that `scope` sees.
+pub(super) fn head(state: &State, live: &Live<'_>, scope: &Scope) -> Head {
     let meta = state.meta();
-    let total = account::total(state, live.now_us);
-    let count = |wanted: Verdict| state.checks.iter().filter(|c| c.verdict() == wanted && scope.sees(&c.namespace)).count();
     let alerts = |wanted: AlertState| state.alerts.iter().filter(|a| a.state() == wanted && scope.sees(&a.namespace)).count();
     let leader = live.status.leader.map(|id| {
         let member = state.members.get(&number_key(id)).cloned().unwrap_or_default();
@@ -30,7 +58,7 @@ pub(super) fn status(state: &State, live: &Live<'_>, scope: &Scope) -> Value {
     });
     let running: Vec<String> = gameday::running(state).into_iter().filter(|day| scope.sees(day.split('/').next().unwrap_or_default())).collect();
     let halt = meta.halt.as_ref().map(|h| json!({"reason": h.reason, "actor": h.actor, "at": rfc3339(h.at_us)}));
-    compact(json!({
+    let value = json!({
         "cluster": {"id": meta.cluster_id, "name": meta.cluster_name, "version": meta.version, "initialized": !meta.cluster_id.is_empty()},
         "leader": leader,
         "term": live.status.term,
@@ -44,14 +72,40 @@ pub(super) fn status(state: &State, live: &Live<'_>, scope: &Scope) -> Value {
             "alive": state.probers.iter().filter(|p| p.alive).count(),
             "sick": state.probers.iter().filter(|p| p.sick).count(),
         },
-        "checks": {"up": count(Verdict::Up), "down": count(Verdict::Down), "unknown": count(Verdict::Unknown)},
         "alerts": {"firing": alerts(AlertState::Firing), "pending": alerts(AlertState::Pending)},
         "gameDays": {"running": running},
         "faults": {"active": state.faults.iter().filter(|f| f.active_at_us != 0 && f.ended_at_us == 0).count()},
-        "runs": account_json(&total),
         "halt": halt,
-        "degraded": degraded(state, live, scope, total.unexplained),
-    }))
+        "asOf": super::as_of(state, live),
+    });
+    let (index, as_of_us) = (live.status.applied, state.now());
+    Head { value, first: of_members(state, live), probers: of_probers(state), alerts: of_alerts(state, scope), last: of_rest(state, scope), index, as_of_us }
+}
+
+/// All of it; the account of all runs is the cluster's, and names nothing.
+pub(super) fn whole(head: &mut Head, seen: Seen, total: &AccountView) -> Value {
+    let mut value = head.value.take();
+    value["checks"] = json!({"up": seen.up, "down": seen.down, "unknown": seen.unknown});
+    value["runs"] = account_json(total);
+    let mut found = std::mem::take(&mut head.first);
+    if total.unexplained != 0 {
+        found.one(format!("{} runs are unexplained: a bug, please report it", total.unexplained));
+    }
+    found.append(&mut head.probers);
+    found.some(seen.unwatched, "probes have checks that nobody runs", |(probe, n, why)| {
+        let checks = if n == 1 { "a check".to_owned() } else { format!("{n} checks") };
+        format!("nobody runs {checks} of probe {probe}: {why}")
+    });
+    found.append(&mut head.alerts);
+    let (broken, down) = (seen.broken - seen.first_broken.len(), seen.down - seen.first_down.len());
+    found.counted(seen.first_broken, broken, "checks cannot be reached from some probers", |(check, zones, probers)| {
+        let zones = if zones.is_empty() { String::new() } else { format!(" (all of zone {})", zones.join(", ")) };
+        format!("{check} cannot be reached from {}{zones}, but from elsewhere", probers.join(", "))
+    });
+    found.counted(seen.first_down, down, "checks are down", |check| format!("{check} is down"));
+    found.append(&mut head.last);
+    value["degraded"] = found.0.into();
+    compact(value)
 }
 
 pub(super) fn member(live: &Live<'_>, m: &MemberRecord) -> Value {
@@ -87,15 +141,27 @@ fn condition<'l>(live: &'l Live<'_>, id: u64) -> Option<&'l str> {
 }
 
 /// What is told one by one of a sort: of a fleet that is not there, or a site that is dark, all would be.
-const TOLD: usize = 20;
+pub(super) const TOLD: usize = 20;
 
 /// What a person should look at, a bounded number of each sort.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Found(Vec<String>);
 
 impl Found {
     fn one(&mut self, text: String) {
         self.0.push(text);
+    }
+
+    fn append(&mut self, other: &mut Found) {
+        self.0.append(&mut other.0);
+    }
+
+    /// The first of a sort, of which `more` are not among them.
+    fn counted<T>(&mut self, first: Vec<T>, left: usize, more: &str, text: impl Fn(T) -> String) {
+        self.some(first, more, text);
+        if left > 0 {
+            self.one(format!("{left} more {more}"));
+        }
     }
 
     /// The first of a sort, and how many more there are; what is told already is told once.
@@ -120,17 +186,7 @@ impl Found {
     }
 }
 
-/// Probes with checks that nobody runs: how many, and the first of them.
-fn unwatched<'s>(state: &'s State, scope: &Scope) -> BTreeMap<(&'s str, &'s str), (usize, &'s CheckRecord)> {
-    let runs = |c: &CheckRecord| assign::of_check(state, &c.check).any(|a| a.until_us == 0);
-    let mut of_probe = BTreeMap::new();
-    for check in state.checks.iter().filter(|c| scope.sees(&c.namespace) && !runs(c)) {
-        of_probe.entry((check.namespace.as_str(), check.probe.as_str())).or_insert((0, check)).0 += 1;
-    }
-    of_probe
-}
-
-fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> Vec<String> {
+fn of_members(state: &State, live: &Live<'_>) -> Found {
     let mut found = Found::default();
     if live.status.disk_full {
         found.one(format!("member {}: {DISK_FULL}", member_name(state, live.status.identity.id)));
@@ -147,16 +203,19 @@ fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> 
     }
     let mute = state.members.iter().filter(|m| !m.cannot_issue.is_empty());
     found.some(mute, "members cannot issue certificates", |m| format!("member {} {}", m.name, m.cannot_issue));
-    if unexplained != 0 {
-        found.one(format!("{unexplained} runs are unexplained: a bug, please report it"));
-    }
+    found
+}
+
+fn of_probers(state: &State) -> Found {
+    let mut found = Found::default();
     found.some(state.probers.iter().filter(|p| !p.alive), "probers are silent", |p| format!("prober {} is silent", p.name));
     let sick = state.probers.iter().filter(|p| p.alive && p.sick);
     found.some(sick, "probers are sick", |p| format!("prober {} is sick: {}", p.name, p.sick_reason));
-    found.some(unwatched(state, scope), "probes have checks that nobody runs", |((namespace, probe), (n, first))| {
-        let checks = if n == 1 { "a check".to_owned() } else { format!("{n} checks") };
-        format!("nobody runs {checks} of probe {namespace}/{probe}: {}", why_nobody(state, first))
-    });
+    found
+}
+
+fn of_alerts(state: &State, scope: &Scope) -> Found {
+    let mut found = Found::default();
     let failing = state.discoveries.iter().filter(|d| scope.sees(&d.namespace) && d.failing_since_us != 0);
     found.some(failing, "discoveries fail", |d| format!("discovery of {}/{} fails, {} targets are kept: {}", d.namespace, d.probe, d.targets.len(), d.error));
     let held = state.discoveries.iter().filter(|d| scope.sees(&d.namespace) && d.held_since_us != 0);
@@ -164,32 +223,19 @@ fn degraded(state: &State, live: &Live<'_>, scope: &Scope, unexplained: i64) -> 
         let (namespace, probe, from, to) = (&d.namespace, &d.probe, d.targets.len(), d.held.len());
         format!("targets of {namespace}/{probe} would shrink from {from} to {to}: held until `probity targets accept {probe} -n {namespace}`")
     });
-    found.some(broken_paths(state, scope), "checks cannot be reached from some probers", |(check, zones, probers)| {
-        let zones = if zones.is_empty() { String::new() } else { format!(" (all of zone {})", zones.join(", ")) };
-        format!("{check} cannot be reached from {}{zones}, but from elsewhere", probers.join(", "))
-    });
     let firing = state.alerts.iter().filter(|a| a.state() == AlertState::Firing && scope.sees(&a.namespace));
     found.some(firing, "alerts fire", |a| format!("alert {}/{} fires", a.slo, a.rule));
-    let down = state.checks.iter().filter(|c| c.verdict() == Verdict::Down && scope.sees(&c.namespace));
-    found.some(down, "checks are down", |c| format!("{} is down", c.check));
+    found
+}
+
+fn of_rest(state: &State, scope: &Scope) -> Found {
+    let mut found = Found::default();
     let untold = state.outbox.iter().filter(|r| !r.last_error.is_empty() && scope.sees(&r.namespace));
     found.some(untold, "deliveries fail", |r| format!("receiver {} cannot be told: {}", r.receiver, r.last_error));
     if let Some(halt) = &state.meta().halt {
         found.one(format!("halted by {}: {}", halt.actor, halt.reason));
     }
-    found.0
-}
-
-/// Checks that some probers cannot reach, and others can.
-fn broken_paths<'s>(state: &'s State, scope: &Scope) -> impl Iterator<Item = (&'s str, Vec<String>, Vec<String>)> {
-    let scope = scope.clone();
-    let checks = state.checks.iter().filter(move |c| c.verdict() != Verdict::Down && scope.sees(&c.namespace));
-    checks.flat_map(|check| {
-        verdict::findings(state, &check.check).into_iter().filter_map(|finding| match finding {
-            Finding::PathBroken { zones, probers } => Some((check.check.as_str(), zones, probers)),
-            _ => None,
-        })
-    })
+    found
 }
 
 #[cfg(test)]
