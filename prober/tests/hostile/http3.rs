@@ -35,7 +35,7 @@ async fn the_answer_has_no_end() {
     let frame = leaked([&[0x00, 0x60, 0x00][..], &[b'x'; 8_192]].concat());
     let interim: &[u8] = &[0x01, 0x03, 0x00, 0x00, 0xd8];
     for (name, head, then, reason, message) in [
-        ("a body in frames", OK.to_vec(), &*frame, Reason::BodyTooLarge, "more than 1048576 bytes"),
+        ("a body in frames", OK.to_vec(), frame, Reason::BodyTooLarge, "more than 1048576 bytes"),
         ("a body of one frame", [OK, &[0x00], HUGE].concat(), &[b'x'; 8_192], Reason::BodyTooLarge, "more than 1048576 bytes"),
         ("a head", [&[0x01], HUGE].concat(), &[0x21; 8_192], Reason::HeadersTooLarge, "no end"),
         ("an unknown frame", [OK, &[0x21], HUGE].concat(), &[0x21; 8_192], Reason::ProtocolError, "does not go on"),
