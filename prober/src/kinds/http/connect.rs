@@ -54,24 +54,25 @@ impl Sender {
         }
     }
 
+    /// Until a request can be sent. A connection that is gone by then has seen nothing of it, whatever its method.
+    async fn ready(&mut self) -> Result<(), Error> {
+        let ready = match self {
+            Sender::H1(sender) => sender.ready().await,
+            Sender::H2(sender) => sender.ready().await,
+            Sender::H3(_) => Ok(()),
+        };
+        ready.map_err(|_| Error::Unsent)
+    }
+
     async fn send(&mut self, attempt: &mut Attempt<'_>, request: Request<Body>) -> Result<Response<Received>, Error> {
+        self.ready().await?;
+        // Before it is handed over: what writes it may run on another thread, and be answered before this one goes on.
+        if !matches!(self, Sender::H3(_)) {
+            attempt.phases.next("first_byte");
+        }
         let answered = match self {
-            Sender::H1(sender) => match sender.ready().await {
-                Ok(()) => {
-                    let sending = sender.send_request(request);
-                    attempt.phases.next("first_byte");
-                    sending.await
-                }
-                Err(e) => Err(e),
-            },
-            Sender::H2(sender) => match sender.ready().await {
-                Ok(()) => {
-                    let sending = sender.send_request(request);
-                    attempt.phases.next("first_byte");
-                    sending.await
-                }
-                Err(e) => Err(e),
-            },
+            Sender::H1(sender) => sender.send_request(request).await,
+            Sender::H2(sender) => sender.send_request(request).await,
             Sender::H3(sender) => return sender.send(attempt, request).await,
         };
         match answered {
@@ -417,4 +418,21 @@ pub(in super::super) fn failure(error: &hyper::Error) -> Failure {
     }
     let closed = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
     Failure::new(if closed { Reason::ConnectionClosed } else { Reason::ProtocolError }, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_is_gone_has_seen_no_request() {
+        let (near, _far) = tokio::io::duplex(1_024);
+        let (sender, connection) = h1().handshake::<_, Body>(TokioIo::new(near)).await.expect("a connection");
+        drop(connection);
+        assert!(matches!(Sender::H1(sender).ready().await, Err(Error::Unsent)));
+        let (near, _far) = tokio::io::duplex(1_024);
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new()).handshake::<_, Body>(TokioIo::new(near)).await.expect("a connection");
+        drop(connection);
+        assert!(matches!(Sender::H2(sender).ready().await, Err(Error::Unsent)));
+    }
 }
