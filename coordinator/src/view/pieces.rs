@@ -595,7 +595,9 @@ mod tests {
             fleet.tick(0);
         }
         let voters: Vec<VoterRecord> = fleet.state.assignments.iter().map(|a| said(&a.check, &a.prober)).collect();
-        voters.into_iter().for_each(|v| fleet.state.voters.put(v));
+        for voter in voters {
+            fleet.state.voters.put(voter);
+        }
         fleet
     }
 
