@@ -18,8 +18,9 @@ def output(*command, stdin=""):
 
 
 def probity(*arguments):
-    ran = output(PROBITY, "probe", "-o", "json", *arguments)
-    item = json.loads(ran.stdout)["items"][0]
+    """The second run of a process, as a prober does them: the first one also pays for code and memory that were never touched (a page fault each)."""
+    ran = output(PROBITY, "probe", "-o", "json", "-c", "2", *arguments)
+    item = json.loads(ran.stdout)["items"][-1]
     if item["outcome"] != "good":
         sys.exit(f"{arguments}: {item['reason']}: {item['message']}")
     return item
@@ -37,7 +38,9 @@ def http():
     own = phases(item)
     words = "time_namelookup time_connect time_appconnect time_pretransfer time_starttransfer time_total".split()
     form = " ".join("%{" + word + "}" for word in words)
-    ran = output("curl", "-s", "--http1.1", "--resolve", f"shop.test:443:{ADDRESS}", "--cacert", CA, "-o", "/dev/null", "-w", form, URL)
+    # The second transfer of a process here too: a connection and a whole handshake of its own.
+    one = ["-s", "--http1.1", "--no-sessionid", "-H", "connection: close", "--resolve", f"shop.test:443:{ADDRESS}", "--cacert", CA, "-o", "/dev/null", URL]
+    ran = output("curl", *one, "--next", "-w", form, *one)
     name, connect, app, _, start, total = (float(word) * 1e3 for word in ran.stdout.split())
     first_byte = own["request"] + own["first_byte"]
     return {
