@@ -3,14 +3,17 @@
 //! An outcome does not wake the driver: it is collected when it wakes anyway, some milliseconds later at most.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use probity_otel::Series;
 use probity_proto::v1::{AssignmentSpec, CheckSpec, FailedAttempt, Reason};
 use probity_session::{RunDone, SlotStart};
+use prost::DecodeError;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::cache::Cache;
 use crate::health::Health;
 use crate::kinds::{self, ProbeContext, RunInfo, RunResult};
 use crate::lanes::{Lanes, Timed};
@@ -19,6 +22,20 @@ use crate::lanes::{Lanes, Timed};
 const RUNS_MAX: usize = 4_096;
 /// A slot that its lane is so late for is missed(overloaded): what a busy lane could not start must not come as a burst.
 const PATIENCE_US: u64 = 1_000_000;
+
+/// A check that runs at least this often is kept as its runs need it...
+const OFTEN_US: u64 = 2_000_000;
+/// ...if it is among so many: what they take is a prober's, not a probe's (some 16 MiB), and more runs than these it would not do in time.
+const KEPT_MAX: usize = 8_192;
+
+/// A check as its runs need it.
+#[derive(Debug)]
+struct Prepared {
+    /// What it was made of.
+    packed: Arc<[u8]>,
+    spec: AssignmentSpec,
+    good: OnceLock<Series>,
+}
 
 /// A run that has ended.
 #[derive(Debug)]
@@ -36,6 +53,21 @@ struct Shared {
     prober: String,
     /// Outcomes that wait for the driver: at most those of the runs that were under way when it last looked.
     outcomes: Mutex<Vec<Done>>,
+    /// By assignment.
+    prepared: Cache<u64, Arc<Prepared>>,
+}
+
+impl Shared {
+    fn prepare(&self, slot: &SlotStart) -> Result<Arc<Prepared>, DecodeError> {
+        if let Some(kept) = self.prepared.get(&slot.assignment).filter(|kept| Arc::ptr_eq(&kept.packed, &slot.packed)) {
+            return Ok(kept);
+        }
+        let prepared = Arc::new(Prepared { packed: slot.packed.clone(), spec: slot.spec()?, good: OnceLock::new() });
+        if prepared.spec.interval_us <= OFTEN_US {
+            self.prepared.put(slot.assignment, prepared.clone());
+        }
+        Ok(prepared)
+    }
 }
 
 /// A moment by both clocks.
@@ -55,7 +87,7 @@ pub(crate) struct Runs {
 
 impl Runs {
     pub(crate) fn new(context: Arc<ProbeContext>, health: Health, prober: &str) -> io::Result<Runs> {
-        let shared = Shared { context, health, prober: prober.to_owned(), outcomes: Mutex::default() };
+        let shared = Shared { context, health, prober: prober.to_owned(), outcomes: Mutex::default(), prepared: Cache::new(KEPT_MAX) };
         Ok(Runs { shared: Arc::new(shared), lanes: Lanes::open()?, tasks: TaskTracker::new(), under_way: 0 })
     }
 
@@ -113,8 +145,8 @@ impl Start {
     }
 
     fn missed(self, reason: Reason, message: String) {
-        if let Ok(spec) = self.slot.spec() {
-            self.report.shared.health.count(&spec.check, reason, 0);
+        if let Ok(prepared) = self.report.shared.prepare(&self.slot) {
+            self.report.shared.health.count(&prepared.spec.check, reason, 0);
         }
         self.report.send(RunDone { reason, message, ..RunDone::default() });
     }
@@ -138,13 +170,13 @@ impl Timed for Start {
             if times.1 > PATIENCE_US {
                 return self.overloaded();
             }
-            let spec = match self.slot.spec() {
-                Ok(spec) => spec,
+            let shared = &self.report.shared;
+            let prepared = match shared.prepare(&self.slot) {
+                Ok(prepared) => prepared,
                 Err(e) => return self.missed(Reason::ProberError, format!("the assignment cannot be read: {e}")),
             };
-            let shared = &self.report.shared;
-            let run = run(&shared.context, &spec, &shared.prober, self.slot.n, times).await;
-            shared.health.count(&spec.check, run.reason, run.duration_us);
+            let run = run(shared, &prepared, self.slot.n, times).await;
+            shared.health.count(&prepared.spec.check, run.reason, run.duration_us);
             shared.health.started(run.lag_us, run.failed_attempts.len());
             self.report.send(run);
         });
@@ -152,10 +184,20 @@ impl Timed for Start {
 }
 
 /// One run, at (its start in cluster time, how late that is).
-async fn run(context: &ProbeContext, spec: &AssignmentSpec, prober: &str, n: u64, (started_at_us, lag_us): (i64, u64)) -> RunDone {
-    let info = RunInfo { check: &spec.check, prober, n, game_day_trace: &spec.game_day_trace, trace_ppm: spec.trace_ppm, started_at_us, lag_us };
+async fn run(shared: &Shared, prepared: &Prepared, n: u64, (started_at_us, lag_us): (i64, u64)) -> RunDone {
+    let spec = &prepared.spec;
+    let info = RunInfo {
+        check: &spec.check,
+        prober: &shared.prober,
+        n,
+        game_day_trace: &spec.game_day_trace,
+        trace_ppm: spec.trace_ppm,
+        started_at_us,
+        lag_us,
+        good: Some(&prepared.good),
+    };
     let default = CheckSpec::default();
-    let result = kinds::run(context, spec.spec.as_ref().unwrap_or(&default), &info).await;
+    let result = kinds::run(&shared.context, spec.spec.as_ref().unwrap_or(&default), &info).await;
     RunDone {
         reason: result.reason,
         started_at_us,

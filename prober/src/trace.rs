@@ -3,41 +3,29 @@
 use std::borrow::Cow;
 
 use opentelemetry::KeyValue;
-use probity_otel::{Otel, Span};
+use probity_otel::{Otel, Series, Span, SpanIds};
 use probity_proto::check::CheckName;
 use probity_proto::lower;
 use probity_proto::reason::Class;
 use probity_proto::v1::check_kind::Kind;
-use probity_proto::v1::{CheckKind, CheckSpec};
+use probity_proto::v1::{CheckKind, CheckSpec, Reason};
 
 use crate::kinds::{ProbeContext, RunInfo, RunResult};
 
-pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>, result: &RunResult, root_id: &str, share_sampled: bool) {
+pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>, result: &RunResult, root: SpanIds, share_sampled: bool) {
     let otel = &context.otel;
     if !otel.enabled() {
+        return;
+    }
+    let class = result.reason.class();
+    count(otel, spec, info, result);
+    if class == Class::Missed || class == Class::Good && !share_sampled {
         return;
     }
     let default = CheckKind::default();
     let kind = spec.kind.as_ref().unwrap_or(&default);
     let (kind_word, target) = lower::describe(kind);
-    let class = result.reason.class();
-    let outcome = match class {
-        Class::Good => "good",
-        Class::Bad => "bad",
-        Class::Missed => "missed",
-    };
-    let counted = [
-        KeyValue::new("probity.check", info.check.to_owned()),
-        KeyValue::new("probity.prober", info.prober.to_owned()),
-        KeyValue::new("probity.kind", kind_word),
-        KeyValue::new("probity.outcome", outcome),
-        KeyValue::new("error.type", result.reason.label()),
-    ];
-    let duration = (class != Class::Missed).then_some(result.duration.as_secs_f64());
-    otel.count_run(&counted, duration, info.lag_us as f64 / 1e6);
-    if class == Class::Missed || class == Class::Good && !share_sampled {
-        return;
-    }
+    let outcome = outcome(class);
     let mut attributes = vec![
         KeyValue::new("probity.check", info.check.to_owned()),
         KeyValue::new("probity.prober", info.prober.to_owned()),
@@ -69,16 +57,16 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_
         attributes.push(KeyValue::new("error.type", result.reason.label()));
     }
     for (i, failed) in result.failed.iter().enumerate() {
-        export_attempt(otel, info, result, failed, i + 1, root_id);
+        export_attempt(otel, info, failed, i + 1, root);
     }
     if result.failed.is_empty() {
-        export_phases(otel, info, result, result, root_id);
+        export_phases(otel, info, result, root);
     } else {
-        export_attempt(otel, info, result, result, result.failed.len() + 1, root_id);
+        export_attempt(otel, info, result, result.failed.len() + 1, root);
     }
     otel.export(Span {
-        trace_id: result.trace_id.clone(),
-        span_id: root_id.to_owned(),
+        trace_id: root.trace_id(),
+        span_id: root.span_id(),
         parent_id: String::new(),
         name: Cow::Owned(format!("probe {kind_word}")),
         client: true,
@@ -91,6 +79,36 @@ pub(crate) fn export(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_
     });
 }
 
+fn outcome(class: Class) -> &'static str {
+    match class {
+        Class::Good => "good",
+        Class::Bad => "bad",
+        Class::Missed => "missed",
+    }
+}
+
+/// Counts a finished run.
+fn count(otel: &Otel, spec: &CheckSpec, info: &RunInfo<'_>, result: &RunResult) {
+    let class = result.reason.class();
+    let duration = (class != Class::Missed).then_some(result.duration.as_secs_f64());
+    otel.record_lag(info.lag_us as f64 / 1e6);
+    match info.good.filter(|_| result.reason == Reason::Good) {
+        Some(kept) => kept.get_or_init(|| series(otel, spec, info, result.reason)).count(duration),
+        None => series(otel, spec, info, result.reason).count(duration),
+    }
+}
+
+fn series(otel: &Otel, spec: &CheckSpec, info: &RunInfo<'_>, reason: Reason) -> Series {
+    let kind = spec.kind.as_ref().map_or("unknown", |kind| lower::describe(kind).0);
+    otel.series(&[
+        KeyValue::new("probity.check", info.check.to_owned()),
+        KeyValue::new("probity.prober", info.prober.to_owned()),
+        KeyValue::new("probity.kind", kind),
+        KeyValue::new("probity.outcome", outcome(reason.class())),
+        KeyValue::new("error.type", reason.label()),
+    ])
+}
+
 fn start_us(info: &RunInfo<'_>, attempt: &RunResult) -> i64 {
     info.started_at_us + attempt.offset.as_micros() as i64
 }
@@ -100,18 +118,18 @@ fn end_us(info: &RunInfo<'_>, attempt: &RunResult) -> i64 {
 }
 
 /// Of a run with retries each attempt is a span, so that none is hidden by the one that decided.
-fn export_attempt(otel: &Otel, info: &RunInfo<'_>, run: &RunResult, attempt: &RunResult, number: usize, root_id: &str) {
+fn export_attempt(otel: &Otel, info: &RunInfo<'_>, attempt: &RunResult, number: usize, root: SpanIds) {
     let bad = attempt.reason.class() == Class::Bad;
-    let span_id = probity_otel::new_span_id();
+    let ids = root.child();
     let mut attributes = vec![KeyValue::new("probity.attempt", number as i64), KeyValue::new("probity.peer", attempt.peer.clone())];
     if bad {
         attributes.push(KeyValue::new("error.type", attempt.reason.label()));
     }
-    export_phases(otel, info, run, attempt, &span_id);
+    export_phases(otel, info, attempt, ids);
     otel.export(Span {
-        trace_id: run.trace_id.clone(),
-        span_id,
-        parent_id: root_id.to_owned(),
+        trace_id: ids.trace_id(),
+        span_id: ids.span_id(),
+        parent_id: root.span_id(),
         name: Cow::Borrowed("attempt"),
         client: false,
         start_us: start_us(info, attempt),
@@ -122,14 +140,14 @@ fn export_attempt(otel: &Otel, info: &RunInfo<'_>, run: &RunResult, attempt: &Ru
     });
 }
 
-fn export_phases(otel: &Otel, info: &RunInfo<'_>, run: &RunResult, attempt: &RunResult, parent_id: &str) {
+fn export_phases(otel: &Otel, info: &RunInfo<'_>, attempt: &RunResult, parent: SpanIds) {
     let at = |us: u64| start_us(info, attempt) + us as i64;
     for phase in &attempt.phases {
         otel.export(Span {
-            trace_id: run.trace_id.clone(),
-            span_id: probity_otel::new_span_id(),
-            parent_id: parent_id.to_owned(),
-            name: Cow::Owned(phase.name.clone()),
+            trace_id: parent.trace_id(),
+            span_id: parent.child().span_id(),
+            parent_id: parent.span_id(),
+            name: Cow::Borrowed(phase.name),
             client: false,
             start_us: at(phase.start_us),
             end_us: at(phase.start_us + phase.duration_us),

@@ -104,7 +104,8 @@ pub(crate) fn start(state: &mut State, check: &CheckRecord, prober: &str) {
     meta.next_assignment += 1;
     let id = meta.next_assignment;
     let interval_us = check.interval_us.max(1);
-    let phase_us = placement::score(&check.check, prober) % interval_us;
+    // In whole milliseconds: slots that are due together are one waking of their prober.
+    let phase_us = placement::score(&check.check, prober) % interval_us / 1_000 * 1_000;
     let first_n = Schedule { interval_us, phase_us }.first_at_or_after(from_us);
     let assignment = AssignmentRecord {
         id,

@@ -62,7 +62,8 @@ pub struct SlotStart {
     pub n: u64,
     /// When it is due.
     pub due_us: i64,
-    packed: Packed,
+    /// The assignment as it is encoded: of all its slots the same piece of memory, until it changes.
+    pub packed: Arc<[u8]>,
 }
 
 impl SlotStart {
@@ -70,6 +71,17 @@ impl SlotStart {
     pub fn spec(&self) -> Result<AssignmentSpec, DecodeError> {
         AssignmentSpec::decode(&*self.packed)
     }
+}
+
+/// A phase of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Phase {
+    /// By its name, as limits on it have it.
+    pub name: &'static str,
+    /// From the start of the run.
+    pub start_us: u64,
+    /// How long it took.
+    pub duration_us: u64,
 }
 
 /// A finished run.
@@ -85,8 +97,8 @@ pub struct RunDone {
     pub phases: Vec<Phase>,
     /// For people.
     pub message: String,
-    /// Its trace.
-    pub trace_id: String,
+    /// Its trace; 0: none.
+    pub trace_id: u128,
     /// The address.
     pub peer: String,
     /// How late it started.

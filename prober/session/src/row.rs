@@ -6,7 +6,7 @@ use prost::Message;
 
 use crate::RunDone;
 
-/// Details of bad runs in one row.
+/// Details of runs in one row.
 const DETAILS_MAX: usize = 4;
 /// A pair is unsteady while its newest outcomes are not all good.
 const STEADY_AFTER: u32 = 5;
@@ -17,7 +17,8 @@ pub(crate) struct OpenRow {
     opened_at_us: i64,
     /// Good runs in a row, over rows.
     good_streak: u32,
-    good_sampled: bool,
+    /// Of the good runs one becomes a detail; which, is known only when the row is closed.
+    newest_good: Option<Box<(u64, RunDone)>>,
 }
 
 impl OpenRow {
@@ -26,7 +27,6 @@ impl OpenRow {
         if self.row.is_none() {
             self.row = Some(ReportRow { first_n: n, ..ReportRow::default() });
             self.opened_at_us = now_us;
-            self.good_sampled = false;
         }
         let Some(row) = &mut self.row else { return };
         self.good_streak = if good { self.good_streak.saturating_add(1) } else { 0 };
@@ -47,28 +47,20 @@ impl OpenRow {
         if run.reason.class() != Class::Missed {
             sketch(row.latency.get_or_insert_default(), run.duration_us);
         }
-        // Of bad ones the newest, so that the run that turns a verdict is among them; of good ones one, the newest.
-        let sample = run.started_at_us != 0 || !run.message.is_empty();
-        if !sample {
+        if run.started_at_us == 0 && run.message.is_empty() {
             return;
         }
-        let detail = RunDetail {
-            n,
-            started_at_us: run.started_at_us,
-            duration_us: run.duration_us,
-            reason: run.reason as i32,
-            phases: run.phases,
-            message: truncate(run.message),
-            trace_id: run.trace_id,
-            peer: run.peer,
-            lag_us: run.lag_us,
-            failed_attempts: run.failed_attempts.into_iter().map(|a| FailedAttempt { message: truncate(a.message), ..a }).collect(),
-        };
-        row.details.retain(|d| !(good && d.reason == Reason::Good as i32));
-        row.details.push(detail);
-        if row.details.len() > DETAILS_MAX {
-            // The first bad one is what people ask for.
-            row.details.remove(1);
+        if !good {
+            row.details.push(detail(n, run));
+            if row.details.len() > DETAILS_MAX {
+                // Of bad ones the newest, so that the run that turns a verdict is among them; and the first, which is what people ask for.
+                row.details.remove(1);
+            }
+            return;
+        }
+        match &mut self.newest_good {
+            Some(newest) => **newest = (n, run),
+            None => self.newest_good = Some(Box::new((n, run))),
         }
     }
 
@@ -83,7 +75,16 @@ impl OpenRow {
     }
 
     pub(crate) fn take(&mut self) -> Option<ReportRow> {
-        self.row.take()
+        let mut row = self.row.take()?;
+        if let Some(newest) = self.newest_good.take() {
+            let (n, run) = *newest;
+            if row.details.len() == DETAILS_MAX {
+                row.details.remove(1);
+            }
+            let place = row.details.partition_point(|d| d.n < n);
+            row.details.insert(place, detail(n, run));
+        }
+        Some(row)
     }
 
     /// When it is to be sent.
@@ -92,6 +93,22 @@ impl OpenRow {
         let only_missed = row.outcomes.iter().all(|o| probity_proto::reason::from_number(o.reason).class() == Class::Missed);
         let wait = if self.good_streak < STEADY_AFTER && !only_missed { unsteady_us } else { flush_us };
         Some(self.opened_at_us + wait as i64)
+    }
+}
+
+fn detail(n: u64, run: RunDone) -> RunDetail {
+    let phase = |p: crate::Phase| Phase { name: p.name.to_owned(), start_us: p.start_us, duration_us: p.duration_us };
+    RunDetail {
+        n,
+        started_at_us: run.started_at_us,
+        duration_us: run.duration_us,
+        reason: run.reason as i32,
+        phases: run.phases.into_iter().map(phase).collect(),
+        message: truncate(run.message),
+        trace_id: if run.trace_id == 0 { String::new() } else { format!("{:032x}", run.trace_id) },
+        peer: run.peer,
+        lag_us: run.lag_us,
+        failed_attempts: run.failed_attempts.into_iter().map(|a| FailedAttempt { message: truncate(a.message), ..a }).collect(),
     }
 }
 

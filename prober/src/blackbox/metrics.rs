@@ -46,7 +46,7 @@ fn labels(pairs: &[(&str, &str)]) -> String {
 
 /// Seconds of all phases of those names together.
 fn phase(result: &RunResult, names: &[&str]) -> f64 {
-    result.phases.iter().filter(|p| names.contains(&p.name.as_str())).map(|p| p.duration_us).sum::<u64>() as f64 / 1e6
+    result.phases.iter().filter(|p| names.contains(&p.name)).map(|p| p.duration_us).sum::<u64>() as f64 / 1e6
 }
 
 fn phases(result: &RunResult, of: &[(&str, &[&str])]) -> Vec<(String, f64)> {

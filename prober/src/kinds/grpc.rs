@@ -94,7 +94,7 @@ async fn call(
         .header(header::TE, "trailers")
         .header(header::USER_AGENT, concat!("probity/", env!("CARGO_PKG_VERSION")))
         .header("grpc-timeout", format!("{left}m"))
-        .header("traceparent", &attempt.traceparent)
+        .header("traceparent", attempt.traceparent())
         .body(Full::new(question(&check.service)))
         .map_err(|e| Failure::new(Reason::Unsupported, e.to_string()))?;
     request.headers_mut().extend(headers);

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use probity_proto::units::format_duration;
-use probity_proto::v1::{Phase, PhaseLimit, Reason};
+use probity_proto::v1::{PhaseLimit, Reason};
+use probity_session::Phase;
 
 use super::Failure;
 
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn limits_add_up_phases_of_one_name() {
-        let phase = |name: &str, duration_us| Phase { name: name.to_owned(), start_us: 0, duration_us };
+        let phase = |name, duration_us| Phase { name, start_us: 0, duration_us };
         let phases = [phase("connect", 30), phase("tls", 50), phase("connect", 30)];
         let limit = |name: &str, max_us| vec![PhaseLimit { phase: name.to_owned(), max_us }];
         let check = |l: Vec<PhaseLimit>| reason(limits(&l, Duration::from_micros(110), &phases));

@@ -27,14 +27,15 @@ mod websocket;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use probity_otel::Otel;
+use probity_otel::{Otel, Series, SpanIds};
 use probity_proto::check::CheckName;
 use probity_proto::reason::Class;
 use probity_proto::v1::check_kind::Kind;
-use probity_proto::v1::{AddressFamily, CheckSpec, NetOptions, Phase, Reason};
+use probity_proto::v1::{AddressFamily, CheckSpec, NetOptions, Reason};
+pub use probity_session::Phase;
 use tokio::time::Instant;
 
 use crate::policy::AddressPolicy;
@@ -138,6 +139,8 @@ pub struct RunInfo<'r> {
     pub started_at_us: i64,
     /// How late the slot started.
     pub lag_us: u64,
+    /// Where the check's good runs are counted, of a check that keeps it from run to run.
+    pub good: Option<&'r OnceLock<Series>>,
 }
 
 /// What a run found: all but the last two are of the attempt that decided.
@@ -154,7 +157,7 @@ pub struct RunResult {
     /// The address.
     pub peer: String,
     /// The run's trace: it exists whether or not it is exported.
-    pub trace_id: String,
+    pub trace_id: u128,
     /// Attributes: `http.response.status_code`, `tls.certificate.not_after`, ...
     pub facts: Vec<(&'static str, String)>,
     /// When the attempt began, from the start of the run.
@@ -194,10 +197,16 @@ pub(crate) struct Attempt<'c> {
     pub(crate) peer: String,
     pub(crate) facts: Vec<(&'static str, String)>,
     pub(crate) path: Vec<Hop>,
-    pub(crate) traceparent: String,
+    /// The run's own span, and whether it is exported whatever is found.
+    span: (SpanIds, bool),
 }
 
 impl Attempt<'_> {
+    /// What tells the target of which trace a request is (W3C Trace Context).
+    pub(crate) fn traceparent(&self) -> String {
+        probity_otel::traceparent(self.span.0, self.span.1)
+    }
+
     /// A secret of this host, by its name, to be sent to a host.
     pub(crate) async fn secret(&self, name: &str, to: &str) -> Result<String, Failure> {
         self.context.secrets.read_for(name, self.namespace, to).await.map_err(|m| Failure::new(Reason::SecretMissing, m))
@@ -214,10 +223,8 @@ impl Attempt<'_> {
 
 /// Runs a check once: with its retries, within its time-out.
 pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>) -> RunResult {
-    let trace_id = probity_otel::new_trace_id();
-    let root_id = probity_otel::new_span_id();
-    let share_sampled = sampled(&trace_id, info.trace_ppm);
-    let traceparent = probity_otel::traceparent(&trace_id, &root_id, share_sampled);
+    let ids = SpanIds::root();
+    let share_sampled = sampled(ids.trace, info.trace_ppm);
     let start = Instant::now();
     let deadline = start + Duration::from_micros(spec.timeout_us);
     let namespace = CheckName::parse(info.check).map_or("", |c| c.namespace);
@@ -228,7 +235,7 @@ pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>) -
             0 => deadline,
             us => deadline.min(now + Duration::from_micros(us)),
         };
-        let mut result = families(context, spec, namespace, &traceparent, until).await;
+        let mut result = families(context, spec, namespace, (ids, share_sampled), until).await;
         result.offset = now - start;
         let over = failed.len() >= spec.retries as usize || Instant::now() >= deadline;
         if over || result.reason.class() != Class::Bad {
@@ -238,9 +245,9 @@ pub async fn run(context: &ProbeContext, spec: &CheckSpec, info: &RunInfo<'_>) -
     };
     result.attempts = failed.len() as u32 + 1;
     result.failed = failed;
-    result.trace_id = trace_id;
+    result.trace_id = ids.trace;
     trace_path(context, spec, info, &mut result).await;
-    crate::trace::export(context, spec, info, &result, &root_id, share_sampled);
+    crate::trace::export(context, spec, info, &result, ids, share_sampled);
     result
 }
 
@@ -283,20 +290,19 @@ impl BadChecks {
 }
 
 /// Whether a good run of this trace id is among the traced share.
-fn sampled(trace_id: &str, ppm: u32) -> bool {
-    let low = u64::from_str_radix(&trace_id[16..], 16).unwrap_or(0);
-    low % 1_000_000 < u64::from(ppm)
+fn sampled(trace_id: u128, ppm: u32) -> bool {
+    trace_id as u64 % 1_000_000 < u64::from(ppm)
 }
 
 /// One attempt; of `both`, one in each family, IPv6 first with half of the time.
-async fn families(context: &ProbeContext, spec: &CheckSpec, namespace: &str, traceparent: &str, deadline: Instant) -> RunResult {
+async fn families(context: &ProbeContext, spec: &CheckSpec, namespace: &str, span: (SpanIds, bool), deadline: Instant) -> RunResult {
     let family = spec.net.as_ref().map_or(AddressFamily::Any, NetOptions::family);
     if family != AddressFamily::Both {
-        return attempt(context, spec, namespace, family, traceparent, deadline).await;
+        return attempt(context, spec, namespace, family, span, deadline).await;
     }
     let now = Instant::now();
-    let v6 = attempt(context, spec, namespace, AddressFamily::V6, traceparent, now + (deadline - now) / 2).await;
-    let v4 = attempt(context, spec, namespace, AddressFamily::V4, traceparent, deadline).await;
+    let v6 = attempt(context, spec, namespace, AddressFamily::V6, span, now + (deadline - now) / 2).await;
+    let v4 = attempt(context, spec, namespace, AddressFamily::V4, span, deadline).await;
     both(v6, v4)
 }
 
@@ -315,22 +321,12 @@ fn both(mut v6: RunResult, mut v4: RunResult) -> RunResult {
     RunResult { phases, duration, ..deciding }
 }
 
-async fn attempt(context: &ProbeContext, spec: &CheckSpec, namespace: &str, family: AddressFamily, traceparent: &str, deadline: Instant) -> RunResult {
+async fn attempt(context: &ProbeContext, spec: &CheckSpec, namespace: &str, family: AddressFamily, span: (SpanIds, bool), deadline: Instant) -> RunResult {
     let default = NetOptions::default();
     let net = spec.net.as_ref().unwrap_or(&default);
     let start = Instant::now();
-    let mut attempt = Attempt {
-        context,
-        namespace,
-        net,
-        family,
-        deadline,
-        phases: Phases::start(),
-        peer: String::new(),
-        facts: Vec::new(),
-        path: Vec::new(),
-        traceparent: traceparent.to_owned(),
-    };
+    let mut attempt =
+        Attempt { context, namespace, net, family, deadline, phases: Phases::start(), peer: String::new(), facts: Vec::new(), path: Vec::new(), span };
     let kind = spec.kind.as_ref().and_then(|k| k.kind.as_ref());
     // Each in a box of its own size: a run of one kind need not carry the room of the largest, nor be moved with it.
     let work = async {

@@ -48,13 +48,14 @@ impl Attempt<'_> {
             _ => Wanted::Any,
         };
         let roots = self.context.tls.roots();
-        let found = self.context.resolvers.lookup(host, wanted, self.net, roots).await.map_err(|(reason, message)| Failure::new(reason, message))?;
-        let allowed: Vec<IpAddr> = found.iter().copied().filter(|ip| self.context.policy.allows(*ip)).collect();
-        if let (true, Some(first)) = (allowed.is_empty(), found.first()) {
+        let mut found = self.context.resolvers.lookup(host, wanted, self.net, roots).await.map_err(|(reason, message)| Failure::new(reason, message))?;
+        let first = found.first().copied();
+        found.retain(|ip| self.context.policy.allows(*ip));
+        if let (true, Some(first)) = (found.is_empty(), first) {
             self.peer = first.to_string();
-            return Err(forbidden(*first));
+            return Err(forbidden(first));
         }
-        Ok(interleave(allowed, self.family))
+        Ok(interleave(found, self.family))
     }
 
     /// Whether the policy allows an address that nothing resolves.
@@ -82,6 +83,18 @@ impl Attempt<'_> {
         open: impl Fn(SocketAddr) -> F,
     ) -> Result<T, Failure> {
         self.phases.next("connect");
+        if let [ip] = *addresses {
+            // Nobody to race with, as it mostly is.
+            let address = SocketAddr::new(ip, port);
+            self.peer = address.to_string();
+            return match open(address).await {
+                Ok(opened) => {
+                    self.met(address);
+                    Ok(opened)
+                }
+                Err(e) => Err(unopened(address, &e)),
+            };
+        }
         let delay = if self.net.attempt_delay_us == 0 { ATTEMPT_DELAY } else { Duration::from_micros(self.net.attempt_delay_us) };
         self.peer = addresses.first().map(|ip| SocketAddr::new(*ip, port).to_string()).unwrap_or_default();
         let mut waiting = addresses.iter().map(|ip| SocketAddr::new(*ip, port));
@@ -103,12 +116,16 @@ impl Attempt<'_> {
             match tried {
                 Ok(opened) => {
                     self.peer = address.to_string();
-                    self.fact("network.type", if address.is_ipv4() { "ipv4" } else { "ipv6" });
+                    self.met(address);
                     return Ok(opened);
                 }
-                Err(e) => last = Failure::new(io_reason(&e, Reason::ConnectError), format!("{address}: {e}")),
+                Err(e) => last = unopened(address, &e),
             }
         }
+    }
+
+    fn met(&mut self, address: SocketAddr) {
+        self.fact("network.type", if address.is_ipv4() { "ipv4" } else { "ipv6" });
     }
 
     /// Where datagrams go, which race nobody: the first address of the host that there is a route to (RFC 6724, section 6, rule 1), else the first.
@@ -124,8 +141,8 @@ impl Attempt<'_> {
     /// A datagram socket that is connected to its peer, from the source that the probe names.
     pub(crate) async fn udp(&mut self, peer: SocketAddr) -> Result<UdpSocket, Failure> {
         self.peer = peer.to_string();
-        let socket = udp_socket(self.net, peer).await.map_err(|e| Failure::new(io_reason(&e, Reason::ConnectError), format!("{peer}: {e}")))?;
-        self.fact("network.type", if peer.is_ipv4() { "ipv4" } else { "ipv6" });
+        let socket = udp_socket(self.net, peer).await.map_err(|e| unopened(peer, &e))?;
+        self.met(peer);
         Ok(socket)
     }
 }
@@ -181,6 +198,10 @@ impl AsyncWrite for Wire {
             Wire::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
+}
+
+fn unopened(address: SocketAddr, error: &io::Error) -> Failure {
+    Failure::new(io_reason(error, Reason::ConnectError), format!("{address}: {error}"))
 }
 
 fn forbidden(ip: IpAddr) -> Failure {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use probity_proto::v1::{Phase, Reason};
+use probity_proto::v1::Reason;
+use probity_session::Phase;
 
 /// The clock of one attempt.
 #[derive(Debug)]
@@ -55,7 +56,7 @@ impl Phases {
         let Some((name, from)) = self.current.take() else { return false };
         let at = |t: Instant| t.duration_since(self.start).as_micros() as u64;
         let start_us = at(from);
-        self.done.push(Phase { name: name.to_owned(), start_us, duration_us: at(now) - start_us });
+        self.done.push(Phase { name, start_us, duration_us: at(now) - start_us });
         true
     }
 
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!(phases.timeout(), (Reason::AuthError, "auth"));
         phases.alias(before);
         phases.next("transfer");
-        let names: Vec<String> = phases.finish().1.into_iter().map(|p| p.name).collect();
+        let names: Vec<&str> = phases.finish().1.into_iter().map(|p| p.name).collect();
         assert_eq!(names, ["resolve", "auth", "transfer"]);
     }
 }

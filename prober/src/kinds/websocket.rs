@@ -56,7 +56,7 @@ async fn request(attempt: &Attempt<'_>, check: &WebSocketCheck) -> Result<http::
         let offered = check.subprotocols.join(", ");
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, header::HeaderValue::try_from(offered).map_err(|e| unsupported(e.to_string()))?);
     }
-    if let Ok(traceparent) = header::HeaderValue::try_from(&attempt.traceparent) {
+    if let Ok(traceparent) = header::HeaderValue::try_from(attempt.traceparent()) {
         headers.insert("traceparent", traceparent);
     }
     request.headers_mut().extend(headers);

@@ -10,13 +10,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use probity_prober::kinds::{ContextConfig, run};
+use probity_prober::kinds::{ContextConfig, Phase, run};
 use probity_prober::policy::AddressPolicy;
 use probity_prober::{ProbeContext, RunInfo, RunResult};
 use probity_proto::lower;
 use probity_proto::resources::{SourceFile, parse};
 use probity_proto::v1::resource::Spec;
-use probity_proto::v1::{CheckSpec, Phase, Reason, Target};
+use probity_proto::v1::{CheckSpec, Reason, Target};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -68,7 +68,7 @@ pub(crate) fn fact<'r>(result: &'r RunResult, name: &str) -> &'r str {
 }
 
 pub(crate) fn phase_names(phases: &[Phase]) -> Vec<&str> {
-    phases.iter().map(|p| p.name.as_str()).collect()
+    phases.iter().map(|p| p.name).collect()
 }
 
 /// A server on loopback whose every connection is handled by a function.

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use opentelemetry::metrics::{Counter, Histogram, MeterProvider};
+use opentelemetry::metrics::{BoundCounter, BoundHistogram, Counter, Histogram, MeterProvider};
 use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{MetricExporter, SpanExporter};
@@ -57,14 +57,45 @@ pub fn new_trace_id() -> String {
     format!("{:032x}", rand::random::<u128>().max(1))
 }
 
+/// A span of which nobody knows yet whether it will be exported: its ids are numbers until somebody reads them.
+#[derive(Debug, Clone, Copy)]
+pub struct SpanIds {
+    /// The trace.
+    pub trace: u128,
+    /// The span.
+    pub span: u64,
+}
+
+impl SpanIds {
+    /// The first span of a new trace.
+    pub fn root() -> SpanIds {
+        SpanIds { trace: rand::random::<u128>().max(1), span: rand::random::<u64>().max(1) }
+    }
+
+    /// Another span of the same trace.
+    pub fn child(self) -> SpanIds {
+        SpanIds { span: rand::random::<u64>().max(1), ..self }
+    }
+
+    /// As a [`Span`] has it.
+    pub fn trace_id(self) -> String {
+        format!("{:032x}", self.trace)
+    }
+
+    /// As a [`Span`] has it.
+    pub fn span_id(self) -> String {
+        format!("{:016x}", self.span)
+    }
+}
+
 /// A random span id.
 pub fn new_span_id() -> String {
     format!("{:016x}", rand::random::<u64>().max(1))
 }
 
 /// The `traceparent` header (W3C Trace Context) of a span.
-pub fn traceparent(trace_id: &str, span_id: &str, sampled: bool) -> String {
-    format!("00-{trace_id}-{span_id}-{}", if sampled { "01" } else { "00" })
+pub fn traceparent(ids: SpanIds, sampled: bool) -> String {
+    format!("00-{:032x}-{:016x}-{}", ids.trace, ids.span, if sampled { "01" } else { "00" })
 }
 
 /// Instruments of runs.
@@ -74,6 +105,21 @@ struct Instruments {
     duration: Histogram<f64>,
     lag: Histogram<f64>,
     provider: SdkMeterProvider,
+}
+
+/// Runs of the same attributes: found once, because to find it costs more than to count.
+#[derive(Debug)]
+pub struct Series(Option<(BoundCounter<u64>, BoundHistogram<f64>)>);
+
+impl Series {
+    /// Counts a finished run; one that was missed has no duration.
+    pub fn count(&self, duration_seconds: Option<f64>) {
+        let Some((runs, duration)) = &self.0 else { return };
+        runs.add(1);
+        if let Some(seconds) = duration_seconds {
+            duration.record(seconds);
+        }
+    }
 }
 
 /// Where spans and metrics go. Cheap to clone; without an endpoint everything is a no-op.
@@ -175,14 +221,15 @@ impl Otel {
         });
     }
 
-    /// Counts a finished run.
-    pub fn count_run(&self, attributes: &[KeyValue], duration_seconds: Option<f64>, lag_seconds: f64) {
-        let Some(inner) = &self.inner else { return };
-        // The prober's own: no attribute of the check.
-        inner.metrics.lag.record(lag_seconds, &[]);
-        inner.metrics.runs.add(1, attributes);
-        if let Some(seconds) = duration_seconds {
-            inner.metrics.duration.record(seconds, attributes);
+    /// Where runs of some attributes are counted.
+    pub fn series(&self, attributes: &[KeyValue]) -> Series {
+        Series(self.inner.as_ref().map(|inner| (inner.metrics.runs.bind(attributes), inner.metrics.duration.bind(attributes))))
+    }
+
+    /// Notes how late a run started. The prober's own: no attribute of the check.
+    pub fn record_lag(&self, seconds: f64) {
+        if let Some(inner) = &self.inner {
+            inner.metrics.lag.record(seconds, &[]);
         }
     }
 

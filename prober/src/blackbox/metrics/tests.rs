@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use probity_proto::resources::blackbox::{Dns, Http, Icmp, Ip, Module, Section, Tls};
-use probity_proto::v1::{Phase, Reason};
+use probity_proto::v1::Reason;
+use probity_session::Phase;
 
 use super::*;
 use crate::blackbox::verdict;
@@ -17,11 +18,11 @@ fn samples(text: &str) -> Vec<&str> {
     text.lines().filter(|l| !l.starts_with('#')).collect()
 }
 
-fn result(reason: Reason, phases: &[(&str, u64)], facts: &[(&'static str, &str)]) -> RunResult {
+fn result(reason: Reason, phases: &[(&'static str, u64)], facts: &[(&'static str, &str)]) -> RunResult {
     let mut start_us = 0;
     let mut all = Vec::new();
     for (name, duration_us) in phases {
-        all.push(Phase { name: (*name).to_owned(), start_us, duration_us: *duration_us });
+        all.push(Phase { name, start_us, duration_us: *duration_us });
         start_us += duration_us;
     }
     RunResult {

@@ -248,6 +248,8 @@ impl Exchange<'_> {
         tokio::pin!(work);
         tokio::pin!(connection);
         let (done, ended) = tokio::select! {
+            // The request first: then the connection has something to send when its turn comes.
+            biased;
             done = &mut work => (done, None),
             ended = &mut connection => ((&mut work).await, Some(ended)),
         };

@@ -144,12 +144,13 @@ async fn captured(attempt: &Attempt<'_>, wanted: &Capture, answer: Answer) -> Re
 /// Sends a request, and what its redirects ask for.
 async fn follow(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, captures: &Captures) -> Result<Answer, Failure> {
     let mut url = captures.text(step.url).into_owned();
-    let mut draft = Draft::new(attempt, shared, step, captures).await?;
+    let parsed = |url: &str| url.parse::<Uri>().map_err(|_| Failure::new(Reason::ProtocolError, format!("{url:?} is no URL")));
+    let mut uri = parsed(&url)?;
+    let mut draft = Draft::new(attempt, shared, step, captures, uri.host().unwrap_or_default()).await?;
     let mut seen: Vec<(Method, String)> = Vec::new();
     let mut first_host: Option<String> = None;
     let mut elsewhere: Option<TlsOptions> = None;
     loop {
-        let uri: Uri = url.parse().map_err(|_| Failure::new(Reason::ProtocolError, format!("{url:?} is no URL")))?;
         let host = uri.host().unwrap_or_default();
         let shared = match &first_host {
             Some(first) if !first.eq_ignore_ascii_case(host) => Shared { tls: elsewhere.get_or_insert_with(|| of_another_host(shared.tls)), ..shared },
@@ -171,6 +172,7 @@ async fn follow(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, c
         if seen.iter().any(|(method, earlier)| *method == draft.method && *earlier == next) {
             return Err(Failure::new(Reason::RedirectLoop, format!("redirected to {next} again")));
         }
+        uri = parsed(&next)?;
         url = next;
     }
 }

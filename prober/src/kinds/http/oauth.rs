@@ -114,7 +114,7 @@ async fn ask(attempt: &mut Attempt<'_>, shared: Shared<'_>, credentials: &OAuth2
     let tls = TlsOptions { ca_pem: shared.tls.ca_pem.clone(), ..TlsOptions::default() };
     let check = HttpCheck { proxy: shared.check.proxy.clone(), max_body_bytes: ANSWER_BYTES_MAX, ..HttpCheck::default() };
     let shared = Shared { check: &check, tls: &tls };
-    let mut draft = Draft::new(attempt, shared, step, &Captures::default()).await?;
+    let mut draft = Draft::new(attempt, shared, step, &Captures::default(), uri.host().unwrap_or_default()).await?;
     draft.authorize(&credentials.client_id, secret)?;
     let asked_at = Instant::now();
     let answer = connect::exchange(attempt, shared, &uri, &mut draft, None).await?;

@@ -28,19 +28,18 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) async fn new(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, captures: &Captures) -> Result<Draft, Failure> {
-        // Where its secrets go; what is no URL is told when it is asked for.
-        let host = captures.text(step.url).parse::<Uri>().ok().and_then(|u| u.host().map(str::to_owned)).unwrap_or_default();
+    /// One to a host: where its secrets go.
+    pub(super) async fn new(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, captures: &Captures, host: &str) -> Result<Draft, Failure> {
         let mut headers = HeaderMap::with_capacity(8);
         headers.insert(header::USER_AGENT, HeaderValue::from_static(concat!("probity/", env!("CARGO_PKG_VERSION"))));
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
-        headers.extend(HeaderValue::try_from(&attempt.traceparent).ok().map(|v| (HeaderName::from_static("traceparent"), v)));
+        headers.extend(HeaderValue::try_from(attempt.traceparent()).ok().map(|v| (HeaderName::from_static("traceparent"), v)));
         if !shared.check.compression.is_empty() {
             headers.insert(header::ACCEPT_ENCODING, value(&shared.check.compression.join(", "))?);
         }
-        let (body, content_type) = body(attempt, step, &host, captures).await?;
+        let (body, content_type) = body(attempt, step, host, captures).await?;
         headers.extend(content_type.map(|t| (header::CONTENT_TYPE, HeaderValue::from_static(t))));
-        if let Some(auth) = authorization(attempt, shared, step, &host).await? {
+        if let Some(auth) = authorization(attempt, shared, step, host).await? {
             headers.insert(header::AUTHORIZATION, auth);
         }
         for (i, h) in step.headers.iter().enumerate() {
@@ -95,7 +94,7 @@ impl Draft {
         // Their heads have the host in the URL.
         let framed = matches!(version, Version::HTTP_2 | Version::HTTP_3);
         let mut request = Request::builder().method(self.method.clone());
-        request = if framed || to_proxy { request.uri(absolute()) } else { request.uri(path) };
+        request = if framed || to_proxy { request.uri(absolute()) } else { request.uri(uri.path_and_query().cloned().map_or_else(Uri::default, Uri::from)) };
         let mut request = request.body(Full::new(self.body.clone())).map_err(wrong)?;
         let mut headers = self.headers.clone();
         if framed {

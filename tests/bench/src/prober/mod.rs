@@ -121,7 +121,8 @@ impl Targets {
         let distinct: Vec<CheckSpec> = (0..count.min(ADDRESSES * BAD_ONE_IN)).map(|i| self.check(kind, i)).collect::<Result<_, _>>()?;
         let from_us = now_us() + LEAD_US;
         let assignment = |i: usize| {
-            let phase_us = i as u64 * interval_us / count as u64;
+            // In whole milliseconds, as the coordinator has them.
+            let phase_us = i as u64 * interval_us / count as u64 / 1_000 * 1_000;
             AssignmentSpec {
                 id: first_id + i as u64,
                 check: format!("default/bench/target-{i}"),
