@@ -144,7 +144,7 @@ async fn once(address: &str, tls: Option<&TlsFiles>, events: &mpsc::Sender<Strea
         };
         match message {
             Ok(Some(CoordinatorMessage { message: Some(coordinator_message::Message::NotLeader(not)) })) => {
-                let _ = events.send(StreamEvent::Disconnected(String::new())).await;
+                let _ = events.send(StreamEvent::Disconnected(format!("{address}: it does not lead"))).await;
                 return End::NotLeader(Some(not.leader_address).filter(|a| !a.is_empty()), served);
             }
             Ok(Some(message)) => {

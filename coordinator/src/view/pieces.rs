@@ -22,6 +22,10 @@ use crate::node::{Live, Node, ProposeError};
 
 /// How long one look may take, about: a tick of raft is 50 ms.
 const PIECE: Duration = Duration::from_millis(4);
+/// Where a look waits long for its turn, raft's thread is behind: fewer and longer looks then, or a reading would have no end. It adds this share of
+/// what was waited for, and no more than a tick.
+const SHARE: u32 = 8;
+const PIECE_MAX: Duration = Duration::from_millis(40);
 /// The clock is asked after so many rows.
 const ROWS: usize = 16;
 /// An answer may have so many bytes: a gRPC message has 16 MiB.
@@ -61,8 +65,10 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    fn begin() -> Turn {
-        Turn { until: Instant::now() + PIECE, rows: 0 }
+    /// Of a look that was asked for then.
+    fn begin(asked: Instant) -> Turn {
+        let piece = (asked.elapsed() / SHARE).clamp(PIECE, PIECE_MAX);
+        Turn { until: Instant::now() + piece, rows: 0 }
     }
 
     /// Another row was looked at: whether there is time for one more.
@@ -82,10 +88,11 @@ trait Pass: Send + Sized + 'static {
 
 async fn run<P: Pass>(node: &impl Look, mut pass: P) -> Result<P, ProposeError> {
     loop {
+        let asked = Instant::now();
         let over;
         (pass, over) = node
             .look(move |state, _| {
-                let over = pass.go_on(state, &mut Turn::begin());
+                let over = pass.go_on(state, &mut Turn::begin(asked));
                 (pass, over)
             })
             .await?;
