@@ -116,13 +116,19 @@ enum What {
     /// Pings at a rate: what `prober` runs beside fping
     #[command(hide = true)]
     Flood { rate: u64, seconds: u64 },
+    /// Pings beside a capture of them
+    #[command(hide = true)]
+    Compare { rate: u64, seconds: u64 },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // A flood is what a prober does; for all else one thread, since the rest of the machine is for what is measured.
-    let mut builder =
-        if matches!(cli.what, What::Flood { .. }) { tokio::runtime::Builder::new_multi_thread() } else { tokio::runtime::Builder::new_current_thread() };
+    let mut builder = if matches!(cli.what, What::Flood { .. } | What::Compare { .. }) {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
     match builder.enable_all().build() {
         Ok(runtime) => runtime.block_on(bench(cli)),
         Err(e) => {
@@ -158,6 +164,7 @@ async fn bench(cli: Cli) -> ExitCode {
             prober::flood(rate, seconds).await;
             Ok(())
         }
+        What::Compare { rate, seconds } => prober::compare(rate, seconds).await,
         What::Blackbox { probes, concurrency, rounds } => blackbox::run(&probity, probes.max(1), concurrency.max(1), rounds.max(1)).await,
     };
     match done {

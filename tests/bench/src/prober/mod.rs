@@ -4,6 +4,7 @@
 //!
 //! The prober is a process of its own; coordinator, collector and load are this one, the targets are nginx and knot.
 
+mod capture;
 mod ping;
 mod sink;
 
@@ -25,7 +26,7 @@ use crate::cluster::Process;
 use crate::ports::free_ports;
 use crate::stats::{cpu_seconds, median, percentile, print_table, rss_mib};
 use crate::target::{self, ADDRESSES};
-pub(crate) use ping::flood;
+pub(crate) use ping::{compare, flood};
 use sink::{Seen, Sink, now_us};
 
 type Error = Box<dyn std::error::Error>;

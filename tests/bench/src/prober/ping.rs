@@ -1,6 +1,7 @@
 //! Pings: how many a second one process can do on loopback, how many are lost, what they cost beside fping's, and how far the round trips that
 //! it tells are from the kernel's own.
 
+use std::net::Ipv4Addr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::{CheckKind, CheckSpec, IcmpCheck};
 
 use super::Options;
+use super::capture::Capture;
 use crate::bare::cpu;
 use crate::stats::{median, print_table};
 use crate::target;
@@ -21,6 +23,8 @@ type Error = Box<dyn std::error::Error>;
 
 const PACKETS_PER_RUN: u32 = 100;
 const PACKET_INTERVAL_US: u64 = 10_000;
+/// Pings a second beside a capture.
+const COMPARED_PER_S: u64 = 10_000;
 /// What fping sends at most in one go.
 const FPING_PACKETS_MAX: u64 = 60_000;
 
@@ -34,11 +38,12 @@ pub(crate) async fn flood(rate: u64, seconds: u64) {
     let runner = |i: u64| {
         let context = context.clone();
         async move {
+            let host = Ipv4Addr::new(127, 0, (i / 250 % 250) as u8, (i % 250 + 1) as u8);
             // Spread, as slots are.
             tokio::time::sleep(Duration::from_micros(PACKET_INTERVAL_US * i / runners)).await;
             let mut results = Vec::new();
             for _ in 0..seconds {
-                results.push(run_check(&context, &check(i), &RunInfo::default()).await);
+                results.push(run_check(&context, &check(host, PACKETS_PER_RUN), &RunInfo::default()).await);
             }
             results
         }
@@ -66,17 +71,60 @@ pub(crate) async fn flood(rate: u64, seconds: u64) {
     );
 }
 
-fn check(i: u64) -> CheckSpec {
-    let host = format!("127.0.{}.{}", i / 250 % 250, i % 250 + 1);
-    let icmp = IcmpCheck { host, count: PACKETS_PER_RUN, packet_interval_us: PACKET_INTERVAL_US, payload_bytes: 56, ttl: 64, ..IcmpCheck::default() };
+/// Pings at a rate, each a run of its own, beside a capture of them; prints one line of numbers: pings compared, those that one of the two did
+/// not see, and the 50th, 99th and 100th percentile of how far the two round trips of a ping are apart, in microseconds.
+pub(crate) async fn compare(rate: u64, seconds: u64) -> Result<(), Error> {
+    let runners = (rate * PACKET_INTERVAL_US / 1_000_000).max(1);
+    let context = Arc::new(ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() }));
+    let capture = Capture::start().map_err(|e| format!("nothing can be captured: {e}"))?;
+    let start = tokio::time::Instant::now();
+    let runner = |i: u64| {
+        let context = context.clone();
+        async move {
+            // Each its own address, so that its pings are told apart by their order.
+            let host = Ipv4Addr::new(127, 9, (i / 250) as u8, (i % 250 + 1) as u8);
+            let mut told = Vec::new();
+            for n in 0..seconds * 1_000_000 / PACKET_INTERVAL_US {
+                tokio::time::sleep_until(start + Duration::from_micros(PACKET_INTERVAL_US * n + PACKET_INTERVAL_US * i / runners)).await;
+                let found = run_check(&context, &check(host, 1), &RunInfo::default()).await;
+                let rtt = found.facts.iter().find(|(name, _)| *name == "icmp.rtt_mean_ns").and_then(|(_, ns)| ns.parse::<i64>().ok());
+                told.extend(rtt);
+            }
+            (host, told)
+        }
+    };
+    let tasks: Vec<_> = (0..runners).map(|i| tokio::spawn(runner(i))).collect();
+    let mut all = Vec::new();
+    for task in tasks {
+        all.push(task.await?);
+    }
+    let seen = capture.end()?;
+    let (mut apart_us, mut unmatched) = (Vec::new(), 0);
+    for (host, told) in all {
+        let seen = seen.get(&host).map_or(&[][..], Vec::as_slice);
+        if seen.len() != told.len() {
+            unmatched += told.len().max(seen.len());
+            continue;
+        }
+        apart_us.extend(told.iter().zip(seen).map(|(told, seen)| (told - seen).abs() as f64 / 1e3));
+    }
+    apart_us.sort_by(f64::total_cmp);
+    let at = |percent| crate::stats::percentile(&apart_us, percent);
+    println!("{} {unmatched} {:.3} {:.3} {:.3}", apart_us.len(), at(50.0), at(99.0), at(100.0));
+    Ok(())
+}
+
+fn check(host: Ipv4Addr, count: u32) -> CheckSpec {
+    let host = host.to_string();
+    let icmp = IcmpCheck { host, count, packet_interval_us: PACKET_INTERVAL_US, payload_bytes: 56, ttl: 64, ..IcmpCheck::default() };
     CheckSpec { timeout_us: 5_000_000, kind: Some(CheckKind { kind: Some(Kind::Icmp(icmp)) }), ..CheckSpec::default() }
 }
 
-/// A flood in a process of its own.
-async fn ours(rate: u64, seconds: u64) -> Result<Vec<f64>, Error> {
-    let output = tokio::process::Command::new(std::env::current_exe()?).args(["flood", &rate.to_string(), &seconds.to_string()]).output().await?;
+/// The numbers that one of the two prints, in a process of its own.
+async fn ours<const N: usize>(what: &str, rate: u64, seconds: u64) -> Result<[f64; N], Error> {
+    let output = tokio::process::Command::new(std::env::current_exe()?).args([what, &rate.to_string(), &seconds.to_string()]).output().await?;
     let numbers: Vec<f64> = String::from_utf8(output.stdout)?.split_whitespace().filter_map(|n| n.parse().ok()).collect();
-    if numbers.len() == 7 { Ok(numbers) } else { Err(format!("the flood failed: {}", String::from_utf8_lossy(&output.stderr)).into()) }
+    numbers.try_into().map_err(|_| format!("{what} failed: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
 /// The same by fping: (pings a second, sent, lost, microseconds each), or nothing where it is not installed.
@@ -111,10 +159,10 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
     let mut rows =
         vec![["PROCESS", "ASKED/S", "PINGS/S", "SENT", "LOST", "CPU US/PING", "RTT P50 US", "RTT P99 US", "KERNEL STAMPS"].map(str::to_owned).to_vec()];
     for rate in [10_000u64, 50_000, 100_000, 150_000] {
-        let mut found: Vec<Vec<f64>> = Vec::new();
+        let mut found: Vec<[f64; 7]> = Vec::new();
         let mut theirs = Vec::new();
         for _ in 0..options.rounds {
-            found.push(ours(rate, options.seconds).await?);
+            found.push(ours("flood", rate, options.seconds).await?);
             theirs.extend(fping(rate, options.seconds));
         }
         let column = |i: usize| median(&mut found.iter().map(|f| f[i]).collect::<Vec<_>>());
@@ -129,6 +177,19 @@ pub(super) async fn run(options: &Options) -> Result<(), Error> {
         let cpu_us = median(&mut theirs.iter().map(|t| t.3).collect::<Vec<_>>());
         let (sent, lost) = theirs.iter().fold((0, 0), |(s, l), t| (s + t.1, l + t.2));
         rows.push(vec!["fping".to_owned(), rate.to_string(), format!("{per_s:.0}"), sent.to_string(), lost.to_string(), format!("{cpu_us:.2}")]);
+    }
+    print_table(&rows);
+    println!("\nhow far the prober's round trips are from those of a capture on the loopback (as tcpdump's), {COMPARED_PER_S} pings/s, each a run of its own");
+    let mut rows = vec![["ROUND", "COMPARED", "SEEN BY ONE ALONE", "P50 US", "P99 US", "WORST US"].map(str::to_owned).to_vec()];
+    for round in 1..=options.rounds {
+        match ours::<5>("compare", COMPARED_PER_S, options.seconds).await {
+            Ok([compared, unmatched, p50, p99, worst]) => {
+                let mut row = vec![round.to_string(), format!("{compared:.0}"), format!("{unmatched:.0}")];
+                row.extend([p50, p99, worst].map(|us| format!("{us:.2}")));
+                rows.push(row);
+            }
+            Err(e) => println!("{e}"),
+        }
     }
     print_table(&rows);
     Ok(())
