@@ -158,6 +158,53 @@ async fn tcp_modules() {
     assert_lines(&served.probe("silent", &banner).await, &["probe_success 0", "probe_timeout_seconds 0.05"]);
 }
 
+/// The conversations of blackbox's own example configuration: mail with STARTTLS in the middle, and a banner whose parts become labels.
+#[tokio::test]
+async fn tcp_modules_of_the_example() {
+    let authority = common::tls::Authority::new();
+    let text = format!(
+        "modules:\n  smtp_starttls:\n    prober: tcp\n    timeout: 5s\n    tcp:\n      tls_config: {{server_name: mail.test, ca: {:?}}}\n      query_response:\n        \
+         - expect: \"^220 ([^ ]+) ESMTP (.+)$\"\n        - send: \"EHLO prober\\r\"\n        - expect: \"^250-STARTTLS\"\n        - send: \"STARTTLS\\r\"\n        \
+         - expect: \"^220\"\n        - starttls: true\n        - send: \"EHLO prober\\r\"\n        - expect: \"^250-AUTH\"\n        - send: \"QUIT\\r\"\n  \
+         ssh_banner_extract:\n    prober: tcp\n    timeout: 5s\n    tcp:\n      query_response:\n        - expect: \"^SSH-2.0-([^ -]+)(?: (.*))?$\"\n          labels:\n          \
+         - name: ssh_version\n            value: \"${{1}}\"\n          - name: ssh_comments\n            value: \"${{2}}\"\n",
+        authority.pem()
+    );
+    let served = served_with(&text).await;
+    let acceptor = authority.acceptor("mail.test", &[]);
+    let mail = |injected: &'static str| {
+        let acceptor = acceptor.clone();
+        common::serve(move |mut stream, _| {
+            let acceptor = acceptor.clone();
+            async move {
+                let mut said = [0; 256];
+                let _ = stream.write_all(b"220 mail.test ESMTP ready\r\n").await;
+                let _ = stream.read(&mut said).await;
+                let _ = stream.write_all(b"250-mail.test\r\n250-STARTTLS\r\n250 OK\r\n").await;
+                let _ = stream.read(&mut said).await;
+                let _ = stream.write_all(format!("220 go\r\n{injected}").as_bytes()).await;
+                let Ok(mut stream) = acceptor.accept(stream).await else { return };
+                let n = stream.read(&mut said).await.unwrap_or(0);
+                assert_eq!(&said[..n], b"EHLO prober\r\n");
+                let _ = stream.write_all(b"250-mail.test\r\n250-AUTH PLAIN\r\n250 OK\r\n").await;
+                let _ = stream.read(&mut said).await;
+            }
+        })
+    };
+    let good = served.probe("smtp_starttls", &mail("").await.to_string()).await;
+    assert_lines(&good, &["probe_success 1", "probe_failed_due_to_regex 0"]);
+    assert!(good.contains("probe_ssl_earliest_cert_expiry ") && good.contains("probe_tls_version_info{version=\"TLS 1.3\"} 1"), "{good}");
+    // Plain text beside the consent is nobody's that TLS knows.
+    let injected = served.probe("smtp_starttls", &mail("250-AUTH\r\n").await.to_string()).await;
+    assert_lines(&injected, &["probe_success 0"]);
+    let ssh = |banner: &'static str| common::serve(move |mut stream, _| async move { drop(stream.write_all(banner.as_bytes()).await) });
+    let labelled = served.probe("ssh_banner_extract", &ssh("SSH-2.0-OpenSSH_9.2p1 Debian \"x\"\r\n").await.to_string()).await;
+    assert_lines(&labelled, &["probe_success 1", r#"probe_expect_info{ssh_comments="Debian \"x\"",ssh_version="OpenSSH_9.2p1"} 1"#]);
+    let other = served.probe("ssh_banner_extract", &ssh("220 no shell\r\n").await.to_string()).await;
+    assert_lines(&other, &["probe_success 0", "probe_failed_due_to_regex 1"]);
+    assert!(!other.contains("probe_expect_info"), "{other}");
+}
+
 #[tokio::test]
 async fn what_is_asked_wrongly() {
     let served = served().await;

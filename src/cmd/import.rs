@@ -260,14 +260,18 @@ impl Import {
 
     fn tcp(&mut self, tcp: &Tcp) -> Value {
         let mut found = Map::new();
-        if tcp.tls {
+        if tcp.tls || tcp.query_response.iter().any(|q| q.starttls) {
             found.insert("tls".to_owned(), self.tls(&tcp.tls_config));
         }
         if !tcp.query_response.is_empty() {
             let step = |q: &QueryResponse| {
                 let fields = [("expect", &q.expect), ("send", &q.send)].into_iter().filter(|(_, text)| !text.is_empty());
-                fields.map(|(key, text)| (key.to_owned(), text.as_str().into())).collect::<Map<String, Value>>()
+                let fields = fields.map(|(key, text)| (key.to_owned(), text.as_str().into()));
+                fields.chain(q.starttls.then(|| ("startTls".to_owned(), true.into()))).collect::<Map<String, Value>>()
             };
+            if tcp.query_response.iter().any(|q| !q.labels.is_empty()) {
+                self.note("the labels of probe_expect_info are blackbox's alone");
+            }
             found.insert("lines".to_owned(), tcp.query_response.iter().map(step).filter(|s| !s.is_empty()).collect::<Vec<_>>().into());
         }
         Value::Object(found)

@@ -7,7 +7,7 @@ use probity_proto::resources::blackbox::Prober;
 
 use super::Asked;
 use super::verdict::{Verdict, fact};
-use crate::kinds::RunResult;
+use crate::kinds::{LABELS_FACT, RunResult};
 
 /// Name, help, and (labels, value) of each sample.
 type Metric = (&'static str, &'static str, Vec<(String, f64)>);
@@ -71,6 +71,11 @@ pub(super) fn render(asked: &Asked<'_>, result: &RunResult, verdict: &Verdict) -
         Prober::Http(_) => http(&mut out, result, verdict),
         Prober::Tcp(_) => {
             out.gauge("probe_failed_due_to_regex", "Indicates if probe failed due to regex", flag(verdict.failed_due_to_regex));
+            let said = fact(result, LABELS_FACT).and_then(|json| serde_json::from_str::<std::collections::BTreeMap<String, String>>(json).ok());
+            if let Some(said) = said {
+                let pairs: Vec<(&str, &str)> = said.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+                out.labelled("probe_expect_info", "Explicit content matched", [(labels(&pairs), 1.0)]);
+            }
             tls(&mut out, result);
         }
         Prober::Dns(dns) => self::dns(&mut out, result, dns.query_type.eq_ignore_ascii_case("SOA")),

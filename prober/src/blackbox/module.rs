@@ -1,6 +1,6 @@
 //! A module and a target as a check.
 
-use probity_proto::resources::blackbox::{Authorization, Dns, Grpc, Http, Icmp, Ip, OAuth2, Prober, Secret, Section, Tcp, Tls};
+use probity_proto::resources::blackbox::{Authorization, Dns, Grpc, Http, Icmp, Ip, OAuth2, Prober, QueryResponse, Secret, Section, Tcp, Tls};
 use probity_proto::v1::check_kind::Kind;
 use probity_proto::v1::*;
 
@@ -194,10 +194,17 @@ async fn authorization(module: &Http) -> Result<Option<String>, String> {
 }
 
 async fn tcp(secrets: &Secrets, module: &Tcp, asked: &Asked<'_>) -> Result<TcpCheck, String> {
+    let step = |q: &QueryResponse| LineStep {
+        expect: q.expect.clone(),
+        send: q.send.clone(),
+        start_tls: q.starttls,
+        labels: q.labels.iter().map(|(name, value)| Header { name: name.clone(), value: value.clone() }).collect(),
+    };
+    let secure = module.tls || module.query_response.iter().any(|q| q.starttls);
     Ok(TcpCheck {
         address: asked.target.to_owned(),
-        tls: if module.tls { Some(tls(secrets, &module.tls_config, asked.hostname).await?) } else { None },
-        lines: module.query_response.iter().map(|q| LineStep { expect: q.expect.clone(), send: q.send.clone() }).collect(),
+        tls: if secure { Some(tls(secrets, &module.tls_config, asked.hostname).await?) } else { None },
+        lines: module.query_response.iter().map(step).collect(),
         ..TcpCheck::default()
     })
 }

@@ -1,20 +1,28 @@
 //! A conversation in lines, as SMTP, IRC and SSH have it: each expectation is judged against one line at a time, so that `^`, `$` and what a
 //! group takes end with the line.
 
-use probity_proto::v1::{LineStep, Reason};
-use regex::bytes::Regex;
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use std::collections::BTreeMap;
 
+use probity_proto::v1::{LineStep, Reason, TlsOptions};
+use regex::bytes::{Captures, Regex};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+
+use super::net::Wire;
 use super::{Attempt, Failure, net};
 
 /// Bytes of a line: a longer one is no line of such a protocol.
 const LINE_BYTES_MAX: usize = 64 * 1_024;
 /// Lines that are passed over in one step.
 const LINES_MAX: usize = 10_000;
+/// Bytes of a label's value: a version, a name.
+const LABEL_BYTES_MAX: usize = 1_024;
+/// The labels of all steps, as JSON.
+pub(crate) const LABELS_FACT: &str = "tcp.expect.labels";
 
-pub(super) async fn converse(attempt: &mut Attempt<'_>, stream: impl AsyncRead + AsyncWrite + Unpin, steps: &[LineStep]) -> Result<(), Failure> {
+pub(super) async fn converse(attempt: &mut Attempt<'_>, wire: Wire, steps: &[LineStep], host: &str, options: &TlsOptions) -> Result<(), Failure> {
     let io = |e: std::io::Error| Failure::new(net::io_reason(&e, Reason::ConnectionReset), e.to_string());
-    let mut stream = BufReader::new(stream);
+    let mut stream = BufReader::new(wire);
+    let mut labels: BTreeMap<&str, String> = BTreeMap::new();
     for step in steps {
         let mut send = step.send.as_bytes().to_vec();
         if !step.expect.is_empty() {
@@ -22,8 +30,8 @@ pub(super) async fn converse(attempt: &mut Attempt<'_>, stream: impl AsyncRead +
             let pattern = attempt.context.patterns.regex(&step.expect)?;
             let line = expect(&mut stream, &pattern).await?;
             if let Some(groups) = pattern.captures(&line) {
-                send.clear();
-                groups.expand(step.send.as_bytes(), &mut send);
+                send = expanded(&groups, &step.send);
+                labels.extend(step.labels.iter().map(|label| (label.name.as_str(), label_value(&groups, &label.value))));
             }
         }
         if !send.is_empty() {
@@ -32,8 +40,37 @@ pub(super) async fn converse(attempt: &mut Attempt<'_>, stream: impl AsyncRead +
             stream.write_all(&send).await.map_err(io)?;
             stream.flush().await.map_err(io)?;
         }
+        if step.start_tls {
+            stream = BufReader::new(secured(attempt, stream, host, options).await?);
+        }
+    }
+    if !labels.is_empty() {
+        attempt.fact(LABELS_FACT, serde_json::to_string(&labels).unwrap_or_default());
     }
     Ok(())
+}
+
+fn expanded(groups: &Captures<'_>, template: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    groups.expand(template.as_bytes(), &mut out);
+    out
+}
+
+fn label_value(groups: &Captures<'_>, template: &str) -> String {
+    let mut value = expanded(groups, template);
+    value.truncate(LABEL_BYTES_MAX);
+    String::from_utf8_lossy(&value).into_owned()
+}
+
+/// TLS over what was plain text. What came before it could have been put there by somebody in between.
+async fn secured(attempt: &mut Attempt<'_>, stream: BufReader<Wire>, host: &str, options: &TlsOptions) -> Result<Wire, Failure> {
+    if !stream.buffer().is_empty() {
+        return Err(Failure::new(Reason::ProtocolError, format!("{} bytes in plain text after the consent to TLS", stream.buffer().len())));
+    }
+    match stream.into_inner() {
+        Wire::Plain(stream) => Ok(Wire::Tls(Box::new(attempt.tls(stream, host, options, &[]).await?))),
+        secure => Ok(secure),
+    }
 }
 
 /// The first line that matches.

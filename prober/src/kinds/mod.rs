@@ -43,6 +43,7 @@ use crate::resolve::Resolvers;
 use crate::secret::Secrets;
 pub use bodies::BODIES_BYTES_MAX;
 pub use icmp::Hop;
+pub(crate) use lines::LABELS_FACT;
 use phases::Phases;
 pub(crate) use tls::add_pem;
 

@@ -17,14 +17,14 @@ pub(crate) async fn run(attempt: &mut Attempt<'_>, check: &TcpCheck) -> Result<(
     let stream = open(attempt, host, port, &check.starttls).await?;
     let default = TlsOptions::default();
     let options = check.tls.as_ref().or((!check.starttls.is_empty()).then_some(&default));
-    let later = check.dialogue.iter().any(|s| matches!(s.step, Some(Step::StartTls(_))));
+    let later = check.dialogue.iter().any(|s| matches!(s.step, Some(Step::StartTls(_)))) || check.lines.iter().any(|s| s.start_tls);
     let mut dialogue = Dialogue { host, options: options.unwrap_or(&default), captures: Captures::default(), unread: Vec::new() };
     let mut wire = Wire::Plain(stream);
     if options.is_some() && !later {
         wire = dialogue.secure(attempt, wire).await?;
     }
     if !check.lines.is_empty() {
-        return lines::converse(attempt, wire, &check.lines).await;
+        return lines::converse(attempt, wire, &check.lines, host, dialogue.options).await;
     }
     let step = |step| TcpStep { step: Some(step) };
     if !check.send.is_empty() {

@@ -148,7 +148,7 @@ const FIELDS: &[(&str, &str, &str, &str)] = &[
         "probe.spec.tcp.lines",
         "array",
         "",
-        "A conversation line by line, in the place of send and expect: steps {expect, send}. Lines are passed over until one matches expect; then send goes out with a line feed, ${1} and ${name} being groups of that line.",
+        "A conversation line by line, in the place of send and expect: steps {expect, send, startTls}. Lines are passed over until one matches expect; then send goes out with a line feed, ${1} and ${name} being groups of that line, and startTls: true goes on in TLS.",
     ),
     ("probe.spec.tls", "object", "", "A certificate watch: a handshake, and what the certificates say."),
     ("probe.spec.tls.address", "string", "$(target.address)", "host:port."),

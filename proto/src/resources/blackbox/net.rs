@@ -25,33 +25,65 @@ pub struct QueryResponse {
     pub expect: String,
     /// Without its line's end; may have `${1}`, groups of the line that was expected.
     pub send: String,
+    /// TLS from here on.
+    pub starttls: bool,
+    /// Of `probe_expect_info`: names, and values that may have groups of the line that was expected.
+    pub labels: Vec<(String, String)>,
 }
 
 pub(super) fn tcp(f: &mut Fields<'_>, used: bool, mistakes: &mut Mistakes) -> Tcp {
     let items = f.get("query_response").map(|at| at.items(mistakes)).unwrap_or_default();
-    let query_response = items.iter().filter_map(|at| step(at, used, mistakes)).collect();
-    Tcp {
-        ip: ip(f, mistakes),
-        source_address: source(f, mistakes),
-        tls: f.flag("tls", mistakes).unwrap_or(false),
-        tls_config: tls(f, mistakes),
-        query_response,
+    let query_response: Vec<QueryResponse> = items.iter().filter_map(|at| step(at, used, mistakes)).collect();
+    let tls_at_once = f.flag("tls", mistakes).unwrap_or(false);
+    if tls_at_once && query_response.iter().any(|step| step.starttls) {
+        mistakes.add(&f.path_of("tls"), f.place(), "both tls and a step with starttls are given", "keep one");
     }
+    Tcp { ip: ip(f, mistakes), source_address: source(f, mistakes), tls: tls_at_once, tls_config: tls(f, mistakes), query_response }
 }
 
 fn step(at: &At<'_>, used: bool, mistakes: &mut Mistakes) -> Option<QueryResponse> {
     let mut f = at.fields(mistakes)?;
     if used {
-        f.not_yet(&["labels", "expect_bytes", "starttls"], mistakes);
+        f.not_yet(&["expect_bytes"], mistakes);
     } else {
-        ["labels", "expect_bytes", "starttls"].iter().for_each(|key| drop(f.get(key)));
+        let _ = f.get("expect_bytes");
     }
     let step = QueryResponse {
         expect: f.get("expect").and_then(|at| at.parsed(mistakes, super::from_go)).unwrap_or_default(),
         send: f.text("send", mistakes).unwrap_or_default(),
+        starttls: f.flag("starttls", mistakes).unwrap_or(false),
+        labels: f.get("labels").map(|at| labels(&at, mistakes)).unwrap_or_default(),
     };
+    if !step.labels.is_empty() && step.expect.is_empty() {
+        mistakes.add(&f.path_of("labels"), f.place(), "labels of a step that expects nothing", "they are made of the line that is expected");
+    }
     f.finish(mistakes);
     Some(step)
+}
+
+/// `[{name, value}]`
+fn labels(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<(String, String)> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    for item in at.items(mistakes) {
+        let Some(mut f) = item.fields(mistakes) else { continue };
+        let name = f.need("name", mistakes).and_then(|at| at.parsed(mistakes, label_name)).unwrap_or_default();
+        if found.iter().any(|(known, _)| *known == name) {
+            mistakes.add(&item.path, item.place(), format!("{name:?} is given twice"), "a label has one value");
+        }
+        let value = f.text("value", mistakes).unwrap_or_default();
+        f.finish(mistakes);
+        found.push((name, value));
+    }
+    found
+}
+
+fn label_name(text: &str) -> Result<String, String> {
+    let good = |(i, c): (usize, char)| c == '_' || c.is_ascii_alphabetic() || i > 0 && c.is_ascii_digit();
+    if !text.is_empty() && text.char_indices().all(good) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{text:?} is no label's name (want [a-zA-Z_][a-zA-Z0-9_]*)"))
+    }
 }
 
 /// `dns:`

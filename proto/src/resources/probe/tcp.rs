@@ -24,7 +24,8 @@ pub(super) fn tcp(f: &mut Fields<'_>, mistakes: &mut Mistakes) -> TcpCheck {
     if !check.dialogue.is_empty() && (f.has("send") || f.has("expect")) {
         mistakes.add(&f.path_of("dialogue"), f.place(), "both a dialogue and send or expect are given", "put them into the dialogue");
     }
-    if !check.starttls.is_empty() && check.dialogue.iter().any(|s| matches!(s.step, Some(tcp_step::Step::StartTls(_)))) {
+    let later = check.dialogue.iter().any(|s| matches!(s.step, Some(tcp_step::Step::StartTls(_)))) || check.lines.iter().any(|s| s.start_tls);
+    if !check.starttls.is_empty() && later {
         mistakes.add(&f.path_of("starttls"), f.place(), "both starttls and a startTls step are given", "keep one");
     }
     check
@@ -41,11 +42,12 @@ fn lines(at: &At<'_>, mistakes: &mut Mistakes) -> Vec<LineStep> {
         let Some(mut f) = item.fields(mistakes) else { continue };
         let expect = f.get("expect").and_then(|at| at.parsed(mistakes, regex)).unwrap_or_default();
         let send = f.text("send", mistakes).unwrap_or_default();
-        if !f.has("expect") && !f.has("send") {
-            mistakes.add(&item.path, item.place(), "a step says nothing", "want expect, send or both");
+        let start_tls = f.flag("startTls", mistakes).unwrap_or(false);
+        if !f.has("expect") && !f.has("send") && !start_tls {
+            mistakes.add(&item.path, item.place(), "a step says nothing", "want expect, send, both, or startTls: true");
         }
         f.finish(mistakes);
-        steps.push(LineStep { expect, send });
+        steps.push(LineStep { expect, send, start_tls, labels: Vec::new() });
     }
     steps
 }
