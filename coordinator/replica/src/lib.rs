@@ -21,6 +21,7 @@ mod members;
 mod node;
 mod peers;
 mod pieces;
+mod propose;
 mod sense;
 mod slow;
 mod snapshot;

@@ -20,6 +20,8 @@ use crate::slow::Disks;
 use crate::snapshot::{Source, Staging};
 use crate::store::{FormError, Identity, OpenError, RoundEnd, Store};
 
+/// Bytes of the entries in one message, about.
+pub(crate) const MESSAGE_BYTES: usize = 1 << 20;
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
 
@@ -82,7 +84,7 @@ pub struct Replica {
     pub(crate) clock_handovers: u64,
     /// Up to here a known bug has applied what may never be committed.
     #[cfg(feature = "sim-bugs")]
-    rash: u64,
+    pub(crate) rash: u64,
 }
 
 impl std::fmt::Debug for Replica {
@@ -158,7 +160,7 @@ impl Replica {
             election_tick: self.config.election_ticks,
             heartbeat_tick: self.config.heartbeat_ticks,
             applied: self.applied,
-            max_size_per_msg: 1 << 20,
+            max_size_per_msg: MESSAGE_BYTES as u64,
             max_inflight_msgs: 256,
             max_uncommitted_size: 64 << 20,
             max_committed_size_per_ready: self.config.apply_bytes,
@@ -296,9 +298,14 @@ impl Replica {
     }
 
     fn step_whole(&mut self, inputs: impl IntoIterator<Item = Input>, out: &mut Outputs) -> Result<(), Fatal> {
+        let mut proposals = Vec::new();
         for input in inputs {
-            self.input(input, out)?;
+            match input {
+                Input::Propose { tag, command } => proposals.push((tag, command)),
+                input => self.input(input, out)?,
+            }
         }
+        self.propose(proposals, out);
         self.drain(out)?;
         self.answer_reads(out);
         self.tend_clocks(out);
@@ -314,15 +321,15 @@ impl Replica {
         }
         let (incarnation, clocks_agree) = (self.incarnation, self.clocks_agree());
         let Some(raft) = &mut self.raft else {
-            if let Input::Propose { tag, .. } | Input::Read { tag } | Input::Configure { tag, .. } | Input::Transfer { tag, .. } = input {
+            if let Input::Read { tag } | Input::Configure { tag, .. } | Input::Transfer { tag, .. } = input {
                 out.replies.push((tag, Reply::NotLeader { leader: None }));
             }
             return Ok(());
         };
         match input {
-            Input::Clock { .. } => {}
+            Input::Clock { .. } | Input::Propose { .. } => {}
             // Whatever a leader proposes bears a time.
-            Input::Propose { tag, .. } | Input::Configure { tag, .. } if raft.raft.state == StateRole::Leader && !clocks_agree => {
+            Input::Configure { tag, .. } if raft.raft.state == StateRole::Leader && !clocks_agree => {
                 out.replies.push((tag, Reply::Busy));
             }
             Input::Tick => {
@@ -344,27 +351,6 @@ impl Replica {
                 self.tend_file()?;
             }
             Input::Peer(message) => self.peer(message, out)?,
-            Input::Propose { tag, command } => {
-                if raft.raft.state != StateRole::Leader {
-                    let leader = (raft.raft.leader_id != 0).then_some(raft.raft.leader_id);
-                    out.replies.push((tag, Reply::NotLeader { leader }));
-                    return Ok(());
-                }
-                let context = [incarnation.to_le_bytes(), tag.to_le_bytes()].concat();
-                if raft.propose(context, command.encode_to_vec()).is_err() {
-                    out.replies.push((tag, Reply::Busy));
-                } else if bugs::on(Bug::ApplyBeforeCommit) {
-                    #[cfg(feature = "sim-bugs")]
-                    {
-                        self.rash = raft.raft.raft_log.last_index();
-                        probity_core::apply(&mut self.state, self.rash, &command);
-                    }
-                } else if bugs::on(Bug::AckBeforeCommit) {
-                    let index = raft.raft.raft_log.last_index();
-                    let result = command_result::Result::Applied(Applied { index, ..Applied::default() });
-                    out.replies.push((tag, Reply::Applied { index, result: CommandResult { result: Some(result) } }));
-                }
-            }
             Input::Read { tag } if bugs::on(Bug::ReadWithoutQuorum) => self.reads.push((0, tag)),
             Input::Read { tag } => raft.read_index([incarnation.to_le_bytes(), tag.to_le_bytes()].concat()),
             Input::Configure { tag, command } => self.configure(tag, command, out),

@@ -1,0 +1,61 @@
+//! What a step was asked to propose, in few messages: each follower gets, and answers, one append for all of them.
+
+use probity_proto::bugs::{self, Bug};
+use probity_proto::v1::*;
+use prost::Message as _;
+use raft::{StateRole, eraftpb};
+
+use crate::interface::{Outputs, Reply};
+use crate::node::{MESSAGE_BYTES, Replica};
+
+/// A proposal that came in, with its caller's tag.
+pub(crate) type Proposal = (u64, Command);
+
+impl Replica {
+    /// Proposes, and answers what raft does not take.
+    pub(crate) fn propose(&mut self, proposals: Vec<Proposal>, out: &mut Outputs) {
+        // Whatever a leader proposes bears a time.
+        let clocks_agree = self.clocks_agree();
+        let Some(raft) = self.raft.as_mut().filter(|raft| raft.raft.state == StateRole::Leader) else {
+            let leader = self.raft.as_ref().map(|raft| raft.raft.leader_id).filter(|id| *id != 0);
+            out.replies.extend(proposals.into_iter().map(|(tag, _)| (tag, Reply::NotLeader { leader })));
+            return;
+        };
+        if !clocks_agree {
+            out.replies.extend(proposals.into_iter().map(|(tag, _)| (tag, Reply::Busy)));
+            return;
+        }
+        let mut waiting = proposals.into_iter().peekable();
+        while waiting.peek().is_some() {
+            let (mut message, mut taken, mut size) = (eraftpb::Message { from: raft.raft.id, ..Default::default() }, Vec::new(), 0);
+            message.set_msg_type(eraftpb::MessageType::MsgPropose);
+            while size < bugs::at_once(MESSAGE_BYTES)
+                && let Some((tag, command)) = waiting.next()
+            {
+                let data = command.encode_to_vec();
+                size += data.len();
+                let context = [self.incarnation.to_le_bytes(), tag.to_le_bytes()].concat();
+                message.mut_entries().push(eraftpb::Entry { data: data.into(), context: context.into(), ..Default::default() });
+                taken.push((tag, command));
+            }
+            if raft.raft.step(message).is_err() {
+                out.replies.extend(taken.into_iter().map(|(tag, _)| (tag, Reply::Busy)));
+                continue;
+            }
+            let first = raft.raft.raft_log.last_index() + 1 - taken.len() as u64;
+            #[cfg(feature = "sim-bugs")]
+            if bugs::on(Bug::ApplyBeforeCommit) {
+                for (index, (_, command)) in (first..).zip(&taken) {
+                    self.rash = index;
+                    probity_core::apply(&mut self.state, index, command);
+                }
+            }
+            if bugs::on(Bug::AckBeforeCommit) {
+                for (index, (tag, _)) in (first..).zip(taken) {
+                    let result = command_result::Result::Applied(Applied { index, ..Applied::default() });
+                    out.replies.push((tag, Reply::Applied { index, result: CommandResult { result: Some(result) } }));
+                }
+            }
+        }
+    }
+}
