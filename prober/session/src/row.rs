@@ -13,22 +13,25 @@ const STEADY_AFTER: u32 = 5;
 
 #[derive(Debug, Default)]
 pub(crate) struct OpenRow {
-    row: Option<ReportRow>,
-    opened_at_us: i64,
+    /// In a box: of a hundred thousand assignments nearly all have none.
+    open: Option<Box<Open>>,
     /// Good runs in a row, over rows.
     good_streak: u32,
+}
+
+#[derive(Debug)]
+struct Open {
+    row: ReportRow,
+    opened_at_us: i64,
     /// Of the good runs one becomes a detail; which, is known only when the row is closed.
-    newest_good: Option<Box<(u64, RunDone)>>,
+    newest_good: Option<(u64, RunDone)>,
 }
 
 impl OpenRow {
     pub(crate) fn add(&mut self, n: u64, count: u64, slower_than: u32, run: RunDone, now_us: i64) {
         let good = run.reason == Reason::Good;
-        if self.row.is_none() {
-            self.row = Some(ReportRow { first_n: n, ..ReportRow::default() });
-            self.opened_at_us = now_us;
-        }
-        let Some(row) = &mut self.row else { return };
+        let open = || Box::new(Open { row: ReportRow { first_n: n, ..ReportRow::default() }, opened_at_us: now_us, newest_good: None });
+        let Open { row, newest_good, .. } = &mut **self.open.get_or_insert_with(open);
         self.good_streak = if good { self.good_streak.saturating_add(1) } else { 0 };
         let mut left = count;
         while left > 0 {
@@ -58,26 +61,22 @@ impl OpenRow {
             }
             return;
         }
-        match &mut self.newest_good {
-            Some(newest) => **newest = (n, run),
-            None => self.newest_good = Some(Box::new((n, run))),
-        }
+        *newest_good = Some((n, run));
     }
 
     /// Its first slot, if it has any.
     pub(crate) fn first_n(&self) -> Option<u64> {
-        self.row.as_ref().map(|r| r.first_n)
+        self.open.as_ref().map(|open| open.row.first_n)
     }
 
     /// When its first outcome came in.
     pub(crate) fn begun_at_us(&self) -> i64 {
-        self.opened_at_us
+        self.open.as_ref().map_or(0, |open| open.opened_at_us)
     }
 
     pub(crate) fn take(&mut self) -> Option<ReportRow> {
-        let mut row = self.row.take()?;
-        if let Some(newest) = self.newest_good.take() {
-            let (n, run) = *newest;
+        let Open { mut row, newest_good, .. } = *self.open.take()?;
+        if let Some((n, run)) = newest_good {
             if row.details.len() == DETAILS_MAX {
                 row.details.remove(1);
             }
@@ -89,10 +88,10 @@ impl OpenRow {
 
     /// When it is to be sent.
     pub(crate) fn due_at(&self, flush_us: u64, unsteady_us: u64) -> Option<i64> {
-        let row = self.row.as_ref()?;
-        let only_missed = row.outcomes.iter().all(|o| probity_proto::reason::from_number(o.reason).class() == Class::Missed);
+        let open = self.open.as_ref()?;
+        let only_missed = open.row.outcomes.iter().all(|o| probity_proto::reason::from_number(o.reason).class() == Class::Missed);
         let wait = if self.good_streak < STEADY_AFTER && !only_missed { unsteady_us } else { flush_us };
-        Some(self.opened_at_us + wait as i64)
+        Some(open.opened_at_us + wait as i64)
     }
 }
 
