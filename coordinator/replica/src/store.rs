@@ -407,12 +407,13 @@ impl Store {
         self.conf_state.voters.is_empty()
     }
 
-    /// One Ready's entries and its vote, in one transaction. A commit index alone waits for none: a majority's logs say it again.
+    /// One Ready's entries and hard state, in one transaction. A commit index alone waits for none, since a majority's logs say it again; but it goes
+    /// along with entries: a member that has changes of the group in its log must know which of them are committed, or it would stand for election
+    /// in the group of before.
     pub(crate) fn append(&mut self, entries: Vec<eraftpb::Entry>, hard_state: Option<&eraftpb::HardState>) -> Result<(), redb::Error> {
-        let known = (self.hard_state.term, self.hard_state.vote);
-        let voted = hard_state.filter(|hs| (hs.term, hs.vote) != known);
-        if entries.is_empty() && voted.is_none() {
-            self.hard_state.commit = hard_state.map_or(self.hard_state.commit, |hs| hs.commit);
+        let hard_state = hard_state.unwrap_or(&self.hard_state).clone();
+        if entries.is_empty() && (hard_state.term, hard_state.vote) == (self.hard_state.term, self.hard_state.vote) {
+            self.hard_state = hard_state;
             return Ok(());
         }
         let mut writing = self.log.writing(&entries);
@@ -427,19 +428,14 @@ impl Store {
                     log.insert(row, bytes.as_slice()).map_err(error)?;
                 }
             }
-            if let Some(hs) = voted {
-                Self::put_meta(txn, "hard_state", hard_state_record(hs).encode_to_vec())?;
-            }
-            Ok(())
+            Self::put_meta(txn, "hard_state", hard_state_record(&hard_state).encode_to_vec())
         })?;
         self.log.wrote(writing, entries);
-        if let Some(hs) = hard_state {
-            self.hard_state = hs.clone();
-        }
+        self.hard_state = hard_state;
         Ok(())
     }
 
-    /// The commit index alone: with the next piece of the state that ends a round, it is on the disk.
+    /// The commit index alone: with the next entries, or the end of a round of writing the state, it is on the disk.
     pub(crate) fn set_commit(&mut self, commit: u64) {
         self.hard_state.commit = commit;
     }

@@ -144,6 +144,23 @@ fn a_file_that_cannot_be_made_smaller_for_want_of_room_is_used_as_it_is() {
     assert!(opened > 0);
 }
 
+#[test]
+fn a_member_that_restarts_knows_what_of_its_log_was_committed() {
+    let mut net = Net::on_media(&[1, 2, 3]);
+    let follower = (1..=3).find(|id| net.leader() != Some(*id)).expect("a follower");
+    // Nothing of the state is written in so few ticks.
+    for i in 0..10 {
+        net.write(&format!("{i}"));
+    }
+    let (committed, last) = (net.member(follower).status().commit, net.member(follower).status().last);
+    net.crash(follower);
+    net.start(follower).expect("it opens");
+    let status = net.member(follower).status();
+    assert_eq!(status.last, last);
+    // The index that came with the newest entry, not after it.
+    assert!(status.commit >= committed - 1, "{} of {committed}", status.commit);
+}
+
 /// Changes a member's file behind its back, while it does not run.
 fn tamper(net: &Net, id: u64, change: impl FnOnce(&redb::WriteTransaction)) {
     let db = redb::Builder::new().create_with_backend(net.disks[&id].clone()).expect("it opens");
