@@ -53,14 +53,12 @@ fn resource_kind(kind: &str) -> Option<&'static str> {
 /// A list; `None` for an unknown kind.
 pub(super) fn list(state: &State, live: &Live<'_>, kind: &str, query: &Query) -> Option<Vec<Value>> {
     let in_namespace = |namespace: &str| query.includes(namespace);
-    let selected = |labels: &std::collections::BTreeMap<String, String>| query.selects(labels);
     if let Some(name) = resource_kind(kind) {
         let prefix = format!("{name}/");
-        let all = state.resources.prefix(&prefix).filter(|r| in_namespace(&r.namespace) && selected(&r.labels));
+        let all = state.resources.prefix(&prefix).filter(|r| in_namespace(&r.namespace) && query.selects(&r.labels));
         return Some(all.map(|r| resource_in(state, r)).collect());
     }
     Some(match kind {
-        "probers" => state.probers.iter().filter(|p| selected(&p.labels)).map(|p| prober(state, live, p)).collect(),
         "members" => state.members.iter().map(|m| item("Member", "", &m.name, status::member(live, m))).collect(),
         "alerts" => state.alerts.iter().filter(|a| a.state() != AlertState::Inactive && in_namespace(&a.namespace)).map(|a| alert(state, a)).collect(),
         "episodes" => {
@@ -405,7 +403,7 @@ fn episode(state: &State, e: &EpisodeRecord) -> Value {
     item("Episode", &e.namespace, &e.id, status)
 }
 
-fn prober(state: &State, live: &Live<'_>, p: &ProberRecord) -> Value {
+pub(super) fn prober(state: &State, live: &Live<'_>, p: &ProberRecord) -> Value {
     let heard = live.fleet.get(&p.name);
     let capabilities: Vec<Value> = p
         .capabilities

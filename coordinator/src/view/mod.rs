@@ -101,6 +101,7 @@ impl Query {
 #[derive(Debug)]
 enum Asked {
     Status,
+    Probers(Query),
     Probes(Query),
     Probe(Query, String, String),
     Other(Query, Vec<String>),
@@ -120,6 +121,7 @@ fn ask(path: &str, scope: &Scope) -> Result<Asked, ViewError> {
         [one] if one == "status" => return Ok(Asked::Status),
         [kind, ..] if !items::KINDS.contains(&kind.as_str()) => return Err(unknown_kind(kind)),
         [kind, ..] if items::ACCESS_KINDS.contains(&kind.as_str()) && !scope.access => return Err(scope.forbidden("admin of the whole cluster")),
+        [kind] if kind == "probers" => return Ok(Asked::Probers(query)),
         [kind] if kind == "probes" => return Ok(Asked::Probes(query)),
         [_, namespace, _, ..] => scope.must_see(namespace)?,
         _ => {}

@@ -112,6 +112,7 @@ pub(crate) async fn answer(node: &impl Look, path: &str, scope: &Scope) -> Resul
     let _room = ROOM.acquire().await;
     match asked {
         Asked::Status => status(node, scope).await.map(Ok),
+        Asked::Probers(query) => probers(node, Arc::new(query)).await.map(Ok),
         Asked::Probes(query) => probes(node, Arc::new(query), None).await,
         Asked::Probe(query, namespace, name) => probes(node, Arc::new(query), Some((namespace, name))).await,
         Asked::Other(..) => {
@@ -278,6 +279,32 @@ impl Pass for Verdicts {
         }
         true
     }
+}
+
+/// A prober at a time, since each has as many assignments as it has.
+async fn probers(node: &impl Look, query: Arc<Query>) -> Result<Answer, ProposeError> {
+    let (mut items, mut after, mut first) = (Vec::new(), Some(String::new()), None);
+    while let Some(from) = after {
+        let (query, asked) = (query.clone(), Instant::now());
+        let look = move |state: &State, live: &Live<'_>| {
+            let (mut piece, mut turn) = (Vec::new(), Turn::begin(asked));
+            for prober in state.probers.after(&from) {
+                if query.selects(&prober.labels) {
+                    piece.push(items::prober(state, live, prober));
+                }
+                if !turn.more() {
+                    return (piece, Some(prober.name.clone()), as_of(state, live), live.status.applied, state.now());
+                }
+            }
+            (piece, None, as_of(state, live), live.status.applied, state.now())
+        };
+        let (piece, next, as_of, index, as_of_us) = node.look(look).await?;
+        items.extend(piece);
+        first.get_or_insert((as_of, index, as_of_us));
+        after = next;
+    }
+    let (as_of, index, as_of_us) = first.unwrap_or_default();
+    Ok(Answer { value: json!({"items": items, "asOf": as_of}), index, as_of_us })
 }
 
 async fn probes(node: &impl Look, query: Arc<Query>, one: Option<(String, String)>) -> Result<Result<Answer, ViewError>, ProposeError> {
