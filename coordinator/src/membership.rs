@@ -6,7 +6,7 @@ use std::time::Duration;
 use probity_core::{State, members, number_key};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::Progress;
+use probity_replica::{Progress, Role};
 use probity_rpc::client::channel;
 use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::TlsFiles;
@@ -18,7 +18,7 @@ use tonic::{Request, Status};
 
 use crate::gate::Admitted;
 use crate::issue;
-use crate::node::{Node, ProposeError};
+use crate::node::{Live, Node, ProposeError};
 use crate::operator::{OperatorService, status};
 use crate::peer::identify;
 
@@ -52,8 +52,9 @@ struct Group {
 }
 
 impl Group {
+    /// As its leader knows it: whoever has just ceased to lead knows nothing of who answers.
     async fn of(node: &Node) -> Result<Group, ProposeError> {
-        node.query(|state: &State, live| Group {
+        let look = |state: &State, live: &Live<'_>| Group {
             own: live.status.identity.id,
             cluster_id: live.status.identity.cluster_id.clone(),
             cluster_name: state.meta().cluster_name.clone(),
@@ -63,8 +64,9 @@ impl Group {
             last: live.status.last,
             progress: live.status.progress.clone(),
             members: state.members.iter().cloned().collect(),
-        })
-        .await
+        };
+        let group = node.query(move |state, live| (live.status.role == Role::Leader).then(|| look(state, live))).await?;
+        group.ok_or(ProposeError::Refusal(Refusal::NotLeader(None)))
     }
 
     /// By name, or by hexadecimal id.
@@ -279,7 +281,11 @@ pub(crate) async fn look_after(node: Node, tls: Option<TlsFiles>, stop: Cancella
         if !node.leadership.borrow().leading {
             continue;
         }
-        let Ok(group) = Group::of(&node).await else { return };
+        let group = match Group::of(&node).await {
+            Ok(group) => group,
+            Err(ProposeError::Stopping) => return,
+            Err(_) => continue,
+        };
         ask_the_silent(&node, &group, tls.as_ref()).await;
         let understood = group.members.iter().map(|m| m.max_command_version).min().unwrap_or(0);
         if understood > group.version && group.version != 0 {
