@@ -125,7 +125,12 @@ impl Replica {
         if !Store::has_room(&db, ROOM_BYTES) {
             return Ok(());
         }
-        let again = |e: OpenError| Fatal::Damaged(format!("the store cannot be opened again after the disk was full: {e}"));
+        let applied = self.applied;
+        let again = |e: OpenError| match e {
+            // The last thing that it wrote was its own removal.
+            OpenError::Removed { .. } => Fatal::Removed { index: applied },
+            e => Fatal::Damaged(format!("the store cannot be opened again after the disk was full: {e}")),
+        };
         let (store, state) = Store::open(db, self.config.new_id).map_err(again)?;
         self.incarnation = self.incarnation.wrapping_add(1);
         self.unformed = Some(store);
