@@ -3,8 +3,14 @@
 
 mod diff;
 mod items;
+mod listing;
 mod pieces;
 mod status;
+#[cfg(any(test, feature = "fuzz"))]
+mod still;
+mod sums;
+#[cfg(test)]
+mod whole;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
@@ -18,9 +24,10 @@ use serde_json::{Value, json};
 
 use crate::node::Live;
 pub(crate) use diff::diff;
+pub(crate) use pieces::{Answer, answer};
 #[cfg(any(test, feature = "fuzz"))]
-pub(crate) use pieces::Still;
-pub(crate) use pieces::{Answer, answer, total, verdicts};
+pub(crate) use still::Still;
+pub(crate) use sums::{total, verdicts};
 
 /// Why there is no answer.
 #[derive(Debug, Clone)]
