@@ -25,6 +25,7 @@ pub mod openid;
 mod operator;
 mod outside;
 mod peer;
+mod room;
 mod secrets;
 mod start;
 mod telemetry;

@@ -8,17 +8,19 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use probity_rpc::tls::{Certified, Stamp, TlsError, TlsFiles};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::room::{Place, Room};
 
 /// Connections of those who showed a certificate: a fleet of thousands, and its people.
 const KNOWN_MAX: usize = 8_192;
@@ -77,61 +79,11 @@ impl ServerTls {
     }
 }
 
-/// Room for so many at a time, and so many of one address.
-#[derive(Debug)]
-struct Room {
-    all: Arc<Semaphore>,
-    each: usize,
-    /// As many entries as there are places at most.
-    taken: Mutex<BTreeMap<IpAddr, usize>>,
-}
-
-/// A place in it, until it is dropped.
-#[derive(Debug)]
-struct Place {
-    room: Arc<Room>,
-    address: IpAddr,
-    _one: OwnedSemaphorePermit,
-}
-
 /// Who counts as one: of IPv6 a network of 64 bits, which is what a host is given.
 fn one(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX))),
         v4 => v4,
-    }
-}
-
-impl Room {
-    fn new(all: usize, each: usize) -> Arc<Room> {
-        Arc::new(Room { all: Arc::new(Semaphore::new(all)), each, taken: Mutex::default() })
-    }
-
-    fn taken(&self) -> MutexGuard<'_, BTreeMap<IpAddr, usize>> {
-        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let (address, mut taken) = (one(address), self.taken());
-        if taken.get(&address).is_some_and(|n| *n >= self.each) {
-            return None;
-        }
-        let permit = self.all.clone().try_acquire_owned().ok()?;
-        *taken.entry(address).or_default() += 1;
-        drop(taken);
-        Some(Place { room: self.clone(), address, _one: permit })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut taken = self.room.taken();
-        if let Some(n) = taken.get_mut(&self.address) {
-            *n -= 1;
-            if *n == 0 {
-                taken.remove(&self.address);
-            }
-        }
     }
 }
 
@@ -200,7 +152,7 @@ pub(crate) struct Conn {
     pub(crate) link: Link,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     _registered: Registered,
-    _place: Place,
+    _place: Place<IpAddr>,
 }
 
 impl Conn {
@@ -278,7 +230,7 @@ pub(crate) fn incoming(listener: TcpListener, tls: Option<ServerTls>, connection
                     }
                 },
             };
-            let Some(handshake) = door.handshakes.take(address.ip()) else {
+            let Ok(handshake) = door.handshakes.take(one(address.ip())) else {
                 door.connections.refused.fetch_add(1, Ordering::Relaxed);
                 continue;
             };
@@ -299,9 +251,9 @@ pub(crate) fn incoming(listener: TcpListener, tls: Option<ServerTls>, connection
 struct Door {
     tls: Option<ServerTls>,
     connections: Arc<Connections>,
-    known: Arc<Room>,
-    unknown: Arc<Room>,
-    handshakes: Arc<Room>,
+    known: Arc<Room<IpAddr>>,
+    unknown: Arc<Room<IpAddr>>,
+    handshakes: Arc<Room<IpAddr>>,
 }
 
 impl Door {
@@ -332,8 +284,8 @@ impl Door {
         self.enter(Stream::Tls(Box::new(stream)), address, certified, room)
     }
 
-    fn enter(&self, stream: Stream, address: SocketAddr, certified: Option<Arc<Certified>>, room: &Arc<Room>) -> Option<Conn> {
-        let Some(place) = room.take(address.ip()) else {
+    fn enter(&self, stream: Stream, address: SocketAddr, certified: Option<Arc<Certified>>, room: &Arc<Room<IpAddr>>) -> Option<Conn> {
+        let Ok(place) = room.take(one(address.ip())) else {
             self.connections.refused.fetch_add(1, Ordering::Relaxed);
             return None;
         };
@@ -347,17 +299,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_takes_all_the_room() {
-        let room = Room::new(4, 2);
-        let take = |address: &str| room.take(address.parse().expect("an address"));
-        let (a, b) = (take("192.0.2.1"), take("::ffff:192.0.2.1"));
-        assert!(a.is_some() && b.is_some() && take("192.0.2.1").is_none(), "one address, in both its forms");
-        let (c, d) = (take("2001:db8::1"), take("2001:db8::ffff:2"));
-        assert!(c.is_some() && d.is_some(), "others have theirs");
-        assert!(take("2001:db8:0:1::1").is_none(), "all are taken");
-        drop(d);
-        assert!(take("2001:db8::3").is_some() && take("2001:db8:0:1::1").is_some());
-        drop((a, b, c));
-        assert!(room.taken().is_empty());
+    fn an_address_counts_as_one_in_all_its_forms() {
+        let of = |address: &str| one(address.parse().expect("an address"));
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:2"), "a network of 64 bits");
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }
