@@ -5,7 +5,7 @@ mod common;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use common::{Client, Pager, Server, answers, assert_account, free_ports, probity, wait_for};
+use common::{Client, Pager, Server, answers, assert_account, free_ports, probity, quick_slo, wait_for};
 use serde_json::Value;
 
 struct Cluster {
@@ -104,28 +104,7 @@ kind: Probe
 metadata: {{name: shop-tcp}}
 spec: {{interval: 500ms, timeout: 400ms, target: "127.0.0.1:{}", tcp: {{}}}}
 ---
-apiVersion: openslo/v1
-kind: SLO
-metadata: {{name: shop}}
-spec:
-  service: shop
-  indicator:
-    metadata: {{name: good}}
-    spec:
-      ratioMetric:
-        counter: true
-        good: {{metricSource: {{type: probity, spec: {{probe: shop-http, outcome: good}}}}}}
-        total: {{metricSource: {{type: probity, spec: {{probe: shop-http, unit: run}}}}}}
-  timeWindow: [{{duration: 1d, isRolling: true}}]
-  budgetingMethod: Occurrences
-  objectives: [{{displayName: availability, target: 0.99}}]
-  alertPolicies: [{{alertPolicyRef: quick}}]
----
-apiVersion: probity/v1
-kind: BurnRatePolicy
-metadata: {{name: quick}}
-spec: {{rules: [{{name: page, severity: page, burnRate: 14.4, long: 1m, short: 5s}}]}}
----
+{}---
 apiVersion: probity/v1
 kind: Receiver
 metadata: {{name: pager}}
@@ -150,7 +129,10 @@ spec:
     - {{alert: shop/page, firesWithin: 25s, resolvesWithin: 60s}}
     - {{probe: shop-tcp, verdict: up}}
 "#,
-        cluster.proxy, cluster.tcp, pager.address
+        cluster.proxy,
+        cluster.tcp,
+        quick_slo("default", "shop", "shop-http"),
+        pager.address
     )
 }
 

@@ -76,6 +76,16 @@ fn follower(group: &Group) -> (usize, usize) {
     ((0..3).find(|i| *i != leader).expect("another one"), leader)
 }
 
+/// Without TLS: a follower that has handed on a change, its index and the leader's.
+fn plain(dir: &Path) -> (Group, Direct, usize, usize) {
+    let group = Group::start(dir, 3, 3);
+    group.settled(&["c1", "c2", "c3"]);
+    let (at, leader) = follower(&group);
+    let one = Direct::new(&group, at, "");
+    one.apply(probe("shop", "till")).expect("applied through a follower");
+    (group, one, at, leader)
+}
+
 fn start(dir: &Path) -> Group {
     let group = Group::start_secure(dir, 3, 3, &["--client", "anna=operator:shop,chaos:shop", "--client", "otto=viewer:shop", "--prober", "e1"]);
     group.settled(&["c1", "c2", "c3"]);
@@ -212,11 +222,7 @@ fn a_client_that_knows_the_leader_goes_there() {
 #[test]
 fn a_leader_that_is_gone_is_told_as_such() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut group = Group::start(dir.path(), 3, 3);
-    group.settled(&["c1", "c2", "c3"]);
-    let (at, leader) = follower(&group);
-    let one = Direct::new(&group, at, "");
-    one.apply(probe("shop", "till")).expect("applied through a follower");
+    let (mut group, one, at, leader) = plain(dir.path());
     // Without a quorum nothing is changed, and the answer is one that a client tries again.
     for i in (0..3).filter(|i| *i != at) {
         group.server(i).kill9();
@@ -240,11 +246,7 @@ fn a_leader_that_is_gone_is_told_as_such() {
 #[test]
 fn a_leader_that_dies_with_a_change_in_hand_leaves_its_outcome_unknown() {
     let dir = tempfile::tempdir().expect("a directory");
-    let mut group = Group::start(dir.path(), 3, 3);
-    group.settled(&["c1", "c2", "c3"]);
-    let (at, leader) = follower(&group);
-    let one = Direct::new(&group, at, "");
-    one.apply(probe("shop", "till")).expect("applied through a follower");
+    let (mut group, one, at, leader) = plain(dir.path());
     group.server(leader).signal(Signal::SIGSTOP);
     let asked = std::thread::scope(|scope| {
         let asked = scope.spawn(|| Direct::new(&group, at, "").apply(probe("shop", "late")));

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use common::{Client, Server, free_ports, wait_for};
+use common::{Client, Server, free_ports, quick_slo, wait_for};
 
 /// Counts the calls of each path; `/hangs` is never answered.
 #[derive(Debug, Clone)]
@@ -73,28 +73,7 @@ kind: Probe
 {}
 spec: {{interval: 500ms, timeout: 400ms, target: "127.0.0.1:{closed}", tcp: {{}}}}
 ---
-apiVersion: openslo/v1
-kind: SLO
-metadata: {{name: door, annotations: {{probity/namespace: {namespace}}}}}
-spec:
-  service: door
-  indicator:
-    metadata: {{name: good}}
-    spec:
-      ratioMetric:
-        counter: true
-        good: {{metricSource: {{type: probity, spec: {{probe: door, outcome: good}}}}}}
-        total: {{metricSource: {{type: probity, spec: {{probe: door, unit: run}}}}}}
-  timeWindow: [{{duration: 1d, isRolling: true}}]
-  budgetingMethod: Occurrences
-  objectives: [{{displayName: availability, target: 0.99}}]
-  alertPolicies: [{{alertPolicyRef: quick}}]
----
-apiVersion: probity/v1
-kind: BurnRatePolicy
-{}
-spec: {{rules: [{{name: page, severity: page, burnRate: 14.4, long: 1m, short: 5s}}]}}
----
+{}---
 apiVersion: probity/v1
 kind: Route
 {}
@@ -102,7 +81,7 @@ spec: {{match: {{severity: page}}, receivers: [team]}}
 ---
 {}"#,
         meta("door"),
-        meta("quick"),
+        quick_slo(namespace, "door", "door"),
         meta("pages"),
         team(namespace, receiver)
     )

@@ -256,3 +256,31 @@ fn take_page(mut stream: TcpStream) -> Option<Value> {
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").ok()?;
     serde_json::from_slice(&body).ok()
 }
+
+/// An SLO of 99 % on a probe's runs, with a policy that pages within seconds of an outage.
+pub fn quick_slo(namespace: &str, name: &str, probe: &str) -> String {
+    format!(
+        r#"apiVersion: openslo/v1
+kind: SLO
+metadata: {{name: {name}, annotations: {{probity/namespace: {namespace}}}}}
+spec:
+  service: {name}
+  indicator:
+    metadata: {{name: good}}
+    spec:
+      ratioMetric:
+        counter: true
+        good: {{metricSource: {{type: probity, spec: {{probe: {probe}, outcome: good}}}}}}
+        total: {{metricSource: {{type: probity, spec: {{probe: {probe}, unit: run}}}}}}
+  timeWindow: [{{duration: 1d, isRolling: true}}]
+  budgetingMethod: Occurrences
+  objectives: [{{displayName: availability, target: 0.99}}]
+  alertPolicies: [{{alertPolicyRef: quick}}]
+---
+apiVersion: probity/v1
+kind: BurnRatePolicy
+metadata: {{name: quick, namespace: {namespace}}}
+spec: {{rules: [{{name: page, severity: page, burnRate: 14.4, long: 1m, short: 5s}}]}}
+"#
+    )
+}
