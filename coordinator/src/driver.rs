@@ -131,8 +131,12 @@ impl Driver {
                         inputs.push(self.proposal(next_tag, *command));
                         next_tag += 1;
                     }
-                    Request::Judge(judgement) => {
-                        if let Some((command, reply)) = judgement(self.replica.state()) {
+                    Request::Judge(_, reply) if !self.leadership.borrow().leading => {
+                        let leader = self.replica.status().leader;
+                        let _ = reply.send(self.proposed(Reply::NotLeader { leader }));
+                    }
+                    Request::Judge(judgement, reply) => {
+                        if let Some(command) = judgement(self.replica.state()) {
                             waiting.insert(next_tag, Waiter::Caller(reply));
                             inputs.push(self.proposal(next_tag, command));
                             next_tag += 1;

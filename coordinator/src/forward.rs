@@ -125,8 +125,10 @@ impl Forward {
     pub(crate) async fn hand_on(&self, leader: &str, link: &Link, request: http::Request<Body>) -> http::Response<Body> {
         match self.answer(leader, link, request).await {
             Ok(mut response) => {
-                // Who asks for more may spare it the way.
-                if let Ok(value) = leader.parse() {
+                // Who asks for more may spare it the way; a refusal may name another leader itself.
+                if !response.headers().contains_key("grpc-status")
+                    && let Ok(value) = leader.parse()
+                {
                     response.headers_mut().insert(LEADER_KEY, value);
                 }
                 response

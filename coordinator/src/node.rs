@@ -59,11 +59,11 @@ pub(crate) type Query = Box<dyn FnOnce(&State, &Live<'_>) + Send>;
 /// Who waits for the outcome of a proposal.
 pub(crate) type Outcome = oneshot::Sender<Result<CommandResult, ProposeError>>;
 /// Looks at the state, and says what to propose, if anything.
-pub(crate) type Judgement = Box<dyn FnOnce(&State) -> Option<(Command, Outcome)> + Send>;
+pub(crate) type Judgement = Box<dyn FnOnce(&State) -> Option<Command> + Send>;
 
 pub(crate) enum Request {
     Propose(Box<Command>, Outcome),
-    Judge(Judgement),
+    Judge(Judgement, Outcome),
     Read(oneshot::Sender<Result<(), ProposeError>>),
     Query(Query),
     Peer(Box<PeerMessage>),
@@ -155,25 +155,32 @@ impl Node {
         applied(rx.await.map_err(|_| ProposeError::Stopping)?)
     }
 
-    /// Proposes what a look at the state decides, if anything, in one visit to the replica: what the look found, and what was applied.
+    /// Proposes what a look at the leader's state decides, if anything, in one visit to the replica: what the look found, and what was applied. Who
+    /// does not lead any more does not look.
     pub(crate) async fn judge<T: Send + 'static>(
         &self,
         look: impl FnOnce(&State) -> (T, Option<Command>) + Send + 'static,
     ) -> Result<(T, Option<Applied>), ProposeError> {
         let (found_tx, found) = oneshot::channel();
-        let judgement = |tx| -> Judgement {
-            Box::new(move |state| {
-                let (found, command) = look(state);
-                let _ = found_tx.send((found, command.is_some()));
-                command.map(|command| (command, tx))
-            })
+        let judgement: Judgement = Box::new(move |state| {
+            let (found, command) = look(state);
+            let _ = found_tx.send((found, command.is_some()));
+            command
+        });
+        let done = async {
+            let (tx, rx) = oneshot::channel();
+            self.requests.send(Request::Judge(judgement, tx)).await.map_err(|_| ProposeError::Stopping)?;
+            match (rx.await, found.await) {
+                (Ok(outcome), found) => {
+                    let applied = applied(outcome)?;
+                    found.map(|(found, _)| (found, Some(applied))).map_err(|_| ProposeError::Stopping)
+                }
+                // Nothing was proposed, so there is no outcome.
+                (Err(_), Ok((found, false))) => Ok((found, None)),
+                (Err(_), _) => Err(ProposeError::Stopping),
+            }
         };
-        let outcome = self.outcome(|tx| Request::Judge(judgement(tx))).await;
-        match found.await {
-            Ok((found, false)) => Ok((found, None)),
-            Ok((found, true)) => outcome.map(|applied| (found, Some(applied))),
-            Err(_) => Err(outcome.err().unwrap_or(ProposeError::Stopping)),
-        }
+        tokio::time::timeout(PROPOSE_TIMEOUT, done).await.unwrap_or(Err(Refusal::Unknown.into()))
     }
 
     /// A command with nothing but its operation; the driver stamps version and time.

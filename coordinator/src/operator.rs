@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use probity_core::{COMMAND_VERSION, State, admission, checks, placement, resource_key};
+use probity_core::{COMMAND_VERSION, State, admission, checks, placement, requests, resource_key};
 use probity_proto::lower;
 use probity_proto::resources::{self, ParsedResource, Problem};
 use probity_proto::v1::command::Op;
@@ -117,6 +117,10 @@ impl OperatorService {
 
 fn shown(change: ResourceChange) -> AppliedChange {
     AppliedChange { key: change.key, action: change.action, generation: change.generation, diff: String::new() }
+}
+
+fn read_reply(answer: &view::Answer) -> ReadReply {
+    ReadReply { json: answer.value.to_string(), index: answer.index, as_of_us: answer.as_of_us }
 }
 
 /// What a checked set of files would do.
@@ -252,7 +256,8 @@ impl Operator for OperatorService {
                 let (parsed, asked, admitted) = &*known;
                 let mut checked = check(state, &parsed.resources, asked);
                 checked.problems.splice(..0, parsed.problems.iter().cloned());
-                let done = checked.problems.is_empty() && !asked.dry_run;
+                // What was answered before is answered again, whatever has become of the resources.
+                let done = !asked.dry_run && (checked.problems.is_empty() || requests::find(state, &asked.request_id).is_some());
                 let command = done.then(|| {
                     let (put, delete) = (std::mem::take(&mut checked.puts), std::mem::take(&mut checked.deletes));
                     let op = Op::ApplyResources(ApplyResources { base_revision: state.meta().resource_revision, put, delete, purge: false });
@@ -285,8 +290,9 @@ impl Operator for OperatorService {
             let look = move |state: &State| {
                 let exists = state.resources.get(&resource_key(&wanted.kind, &wanted.namespace, &wanted.name)).is_some();
                 let problems = admission::problems(state, &[], std::slice::from_ref(&wanted));
-                let command = (exists && problems.is_empty()).then(|| {
-                    let (asked, admitted) = &*known;
+                let (asked, admitted) = &*known;
+                let answered = requests::find(state, &asked.request_id).is_some();
+                let command = (answered || exists && problems.is_empty()).then(|| {
                     let base_revision = state.meta().resource_revision;
                     let op = Op::ApplyResources(ApplyResources { base_revision, put: Vec::new(), delete: vec![wanted], purge: asked.purge });
                     Self::command(admitted, &asked.request_id, op)
@@ -294,7 +300,7 @@ impl Operator for OperatorService {
                 ((exists, problems), command)
             };
             let Some(((exists, problems), applied)) = self.change(look).await? else { continue };
-            if !exists {
+            if applied.is_none() && !exists {
                 return Err(Status::not_found(format!("no {} {:?} in namespace {:?}", key.kind, key.name, key.namespace)));
             }
             let message = |p: admission::AdmissionProblem| ProblemMessage {
@@ -305,7 +311,7 @@ impl Operator for OperatorService {
                 message: p.message,
                 hint: p.hint,
             };
-            let problems = problems.into_iter().map(message).collect();
+            let problems = if applied.is_some() { Vec::new() } else { problems.into_iter().map(message).collect() };
             return Ok(Response::new(ApplyReply { problems, changes: applied.unwrap_or_default(), ..ApplyReply::default() }));
         }
         Err(Status::aborted("the resources keep changing under this delete; try again"))
@@ -319,7 +325,8 @@ impl Operator for OperatorService {
             self.must_lead_or_hint().await?;
             self.node.read_index().await.map_err(status)?;
         }
-        self.reading(asked.path, view::Scope::of(&admitted.caller)).await.map(Response::new)
+        let answer = self.reading(&asked.path, &view::Scope::of(&admitted.caller)).await?;
+        Ok(Response::new(read_reply(&answer)))
     }
 
     async fn watch(&self, request: Request<ReadRequest>) -> Result<Response<WatchStream>, Status> {
@@ -330,13 +337,13 @@ impl Operator for OperatorService {
         let open = self.watches.begin(&admitted.caller.name)?;
         // A wrong path is told at once.
         let scope = view::Scope::of(&admitted.caller);
-        let first = self.reading(path.clone(), scope.clone()).await?;
-        let mut last = view::digest(&first.json);
+        let mut first = self.reading(&path, &scope).await?;
+        let mut last = view::digest(&mut first.value);
         let (tx, rx) = tokio::sync::mpsc::channel(WATCHED);
         let (service, mut changed, mut leadership) = (self.clone(), self.node.changed(), self.node.leadership());
         tokio::spawn(async move {
             let _open = open;
-            let _ = tx.send(Ok(first)).await;
+            let _ = tx.send(Ok(read_reply(&first))).await;
             let lost = standing.lost();
             tokio::pin!(lost);
             loop {
@@ -351,12 +358,12 @@ impl Operator for OperatorService {
                     end = changed.changed() => if end.is_err() { return },
                 }
                 let began = Instant::now();
-                let Ok(next) = service.reading(path.clone(), scope.clone()).await else { return };
-                let digest = view::digest(&next.json);
+                let Ok(mut next) = service.reading(&path, &scope).await else { return };
+                let digest = view::digest(&mut next.value);
                 let rest = WATCH_EVERY.max(began.elapsed() * WATCH_REST);
                 if digest != last {
                     last = digest;
-                    if tx.send(Ok(next)).await.is_err() {
+                    if tx.send(Ok(read_reply(&next))).await.is_err() {
                         return;
                     }
                 }
@@ -470,13 +477,12 @@ impl Operator for OperatorService {
 }
 
 impl OperatorService {
-    async fn reading(&self, path: String, scope: view::Scope) -> Result<ReadReply, Status> {
-        match view::answer(&self.node, &path, &scope).await.map_err(status)? {
-            Ok(view::Answer { value, index, as_of_us }) => Ok(ReadReply { json: value.to_string(), index, as_of_us }),
-            Err(e) if e.code == "not_found" => Err(Status::not_found(e.message)),
-            Err(e) if e.code == "forbidden" => Err(Status::permission_denied(e.message)),
-            Err(e) => Err(Status::invalid_argument(e.message)),
-        }
+    async fn reading(&self, path: &str, scope: &view::Scope) -> Result<view::Answer, Status> {
+        view::answer(&self.node, path, scope).await.map_err(status)?.map_err(|e| match e.code {
+            "not_found" => Status::not_found(e.message),
+            "forbidden" => Status::permission_denied(e.message),
+            _ => Status::invalid_argument(e.message),
+        })
     }
 
     /// Forms the group of initialMembers: every one must be there, and belong to nobody else.

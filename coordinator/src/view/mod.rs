@@ -294,11 +294,13 @@ pub(crate) fn plan(state: &State, plan: &GameDayPlan) -> Value {
 }
 
 /// The same for two readings that differ in nothing but when they were taken.
-pub(crate) fn digest(reading: &str) -> u64 {
-    let mut value: Value = serde_json::from_str(reading).unwrap_or_default();
-    value.as_object_mut().map(|o| o.remove("asOf"));
+pub(crate) fn digest(reading: &mut Value) -> u64 {
+    let as_of = reading.as_object_mut().and_then(|o| o.remove("asOf"));
     let mut hasher = std::hash::DefaultHasher::new();
-    value.to_string().hash(&mut hasher);
+    reading.to_string().hash(&mut hasher);
+    if let Some(as_of) = as_of {
+        reading["asOf"] = as_of;
+    }
     hasher.finish()
 }
 

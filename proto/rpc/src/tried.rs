@@ -46,15 +46,20 @@ impl Tried {
         let answer = match &refusal {
             Some(Refusal::NotInitialized | Refusal::Stranger(_)) => Answer::Outside(status),
             Some(_) => Answer::Member(status),
-            None if untrusted(&status) => return Err(status),
+            None if untrusted(&status) => return Err(self.last_word(status)),
             None if broke || (status.code() == Code::Unavailable && has_cause(&status)) => Answer::Silent(status),
             None if status.code() == Code::Unavailable => Answer::Member(status),
-            None => return Err(status),
+            None => return Err(self.last_word(status)),
         };
         self.unknown |= self.changes && (broke || refusal == Some(Refusal::Unknown));
         self.newest = address.to_owned();
         self.answers.insert(self.newest.clone(), answer);
         Ok(())
+    }
+
+    /// An error that no other try changes: what was done before it stays.
+    fn last_word(&self, status: Status) -> Status {
+        if self.unknown { with_note(&status, " (an earlier try of this call may have been done)") } else { status }
     }
 
     /// Every one of these belongs to no cluster: waiting changes nothing.
