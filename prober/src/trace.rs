@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use opentelemetry::KeyValue;
-use probity_otel::{Otel, Series, Span, SpanIds};
+use probity_otel::{Otel, Span, SpanIds};
 use probity_proto::check::CheckName;
 use probity_proto::lower;
 use probity_proto::reason::Class;
@@ -87,26 +87,25 @@ fn outcome(class: Class) -> &'static str {
     }
 }
 
-/// Counts a finished run.
+/// Counts a finished run. Good ones are the many, and always have a duration: where they are counted is kept.
 fn count(otel: &Otel, spec: &CheckSpec, info: &RunInfo<'_>, result: &RunResult) {
-    let class = result.reason.class();
-    let duration = (class != Class::Missed).then_some(result.duration.as_secs_f64());
     otel.record_lag(info.lag_us as f64 / 1e6);
+    let seconds = result.duration.as_secs_f64();
     match info.good.filter(|_| result.reason == Reason::Good) {
-        Some(kept) => kept.get_or_init(|| series(otel, spec, info, result.reason)).count(duration),
-        None => series(otel, spec, info, result.reason).count(duration),
+        Some(kept) => kept.get_or_init(|| otel.series(&counted_by(spec, info, result.reason))).count(seconds),
+        None => otel.count(&counted_by(spec, info, result.reason), (result.reason.class() != Class::Missed).then_some(seconds)),
     }
 }
 
-fn series(otel: &Otel, spec: &CheckSpec, info: &RunInfo<'_>, reason: Reason) -> Series {
+fn counted_by(spec: &CheckSpec, info: &RunInfo<'_>, reason: Reason) -> [KeyValue; 5] {
     let kind = spec.kind.as_ref().map_or("unknown", |kind| lower::describe(kind).0);
-    otel.series(&[
+    [
         KeyValue::new("probity.check", info.check.to_owned()),
         KeyValue::new("probity.prober", info.prober.to_owned()),
         KeyValue::new("probity.kind", kind),
         KeyValue::new("probity.outcome", outcome(reason.class())),
         KeyValue::new("error.type", reason.label()),
-    ])
+    ]
 }
 
 fn start_us(info: &RunInfo<'_>, attempt: &RunResult) -> i64 {

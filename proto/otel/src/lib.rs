@@ -13,6 +13,7 @@ use opentelemetry::trace::{Link, SpanContext, SpanId, SpanKind, Status, TraceFla
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_otlp::{MetricExporter, SpanExporter};
 use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{Aggregation, Instrument, InstrumentKind, SdkMeterProvider, Stream};
 use opentelemetry_sdk::trace::{BatchSpanProcessor, SpanData, SpanEvents, SpanLinks, SpanProcessor};
 
@@ -107,18 +108,48 @@ struct Instruments {
     provider: SdkMeterProvider,
 }
 
-/// Runs of the same attributes: found once, because to find it costs more than to count.
+impl Instruments {
+    fn new(exporter: impl PushMetricExporter, resource: Resource) -> Instruments {
+        let provider = SdkMeterProvider::builder()
+            .with_resource(resource)
+            .with_view(|instrument: &Instrument| {
+                let exponential = Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true };
+                (instrument.kind() == InstrumentKind::Histogram).then(|| Stream::builder().with_aggregation(exponential).build().ok())?
+            })
+            .with_periodic_exporter(exporter)
+            .build();
+        let meter = provider.meter("probity");
+        Instruments {
+            runs: meter.u64_counter("probity.runs").with_description("Finished runs, by outcome and reason.").build(),
+            duration: meter.f64_histogram("probity.run.duration").with_unit("s").with_description("How long runs took.").build(),
+            lag: meter.f64_histogram("probity.run.lag").with_unit("s").with_description("How late runs started.").build(),
+            provider,
+        }
+    }
+
+    fn count(&self, attributes: &[KeyValue], duration_seconds: Option<f64>) {
+        self.runs.add(1, attributes);
+        if let Some(seconds) = duration_seconds {
+            self.duration.record(seconds, attributes);
+        }
+    }
+
+    fn series(&self, attributes: &[KeyValue]) -> Series {
+        Series(Some((self.runs.bind(attributes), self.duration.bind(attributes))))
+    }
+}
+
+/// Runs of the same attributes: found once, because to find it costs more than to count. Both of its instruments are exported from then on,
+/// counted or not: it is for runs that have a duration.
 #[derive(Debug)]
 pub struct Series(Option<(BoundCounter<u64>, BoundHistogram<f64>)>);
 
 impl Series {
-    /// Counts a finished run; one that was missed has no duration.
-    pub fn count(&self, duration_seconds: Option<f64>) {
+    /// Counts a finished run.
+    pub fn count(&self, duration_seconds: f64) {
         let Some((runs, duration)) = &self.0 else { return };
         runs.add(1);
-        if let Some(seconds) = duration_seconds {
-            duration.record(seconds);
-        }
+        duration.record(duration_seconds);
     }
 }
 
@@ -169,21 +200,7 @@ impl Otel {
         };
         let mut spans = BatchSpanProcessor::builder(spans).build();
         spans.set_resource(&resource);
-        let provider = SdkMeterProvider::builder()
-            .with_resource(resource)
-            .with_view(|instrument: &Instrument| {
-                let exponential = Aggregation::Base2ExponentialHistogram { max_size: 160, max_scale: 20, record_min_max: true };
-                (instrument.kind() == InstrumentKind::Histogram).then(|| Stream::builder().with_aggregation(exponential).build().ok())?
-            })
-            .with_periodic_exporter(metrics)
-            .build();
-        let meter = provider.meter("probity");
-        let metrics = Instruments {
-            runs: meter.u64_counter("probity.runs").with_description("Finished runs, by outcome and reason.").build(),
-            duration: meter.f64_histogram("probity.run.duration").with_unit("s").with_description("How long runs took.").build(),
-            lag: meter.f64_histogram("probity.run.lag").with_unit("s").with_description("How late runs started.").build(),
-            provider,
-        };
+        let metrics = Instruments::new(metrics, resource);
         Ok(Otel { inner: Some(Arc::new(Inner { spans, metrics })) })
     }
 
@@ -221,9 +238,16 @@ impl Otel {
         });
     }
 
-    /// Where runs of some attributes are counted.
+    /// Counts a finished run; one that was missed has no duration.
+    pub fn count(&self, attributes: &[KeyValue], duration_seconds: Option<f64>) {
+        if let Some(inner) = &self.inner {
+            inner.metrics.count(attributes, duration_seconds);
+        }
+    }
+
+    /// Where runs of some attributes are counted, for who keeps it.
     pub fn series(&self, attributes: &[KeyValue]) -> Series {
-        Series(self.inner.as_ref().map(|inner| (inner.metrics.runs.bind(attributes), inner.metrics.duration.bind(attributes))))
+        self.inner.as_ref().map_or(Series(None), |inner| inner.metrics.series(attributes))
     }
 
     /// Notes how late a run started. The prober's own: no attribute of the check.
@@ -241,5 +265,78 @@ impl Otel {
             let _ = inner.metrics.provider.shutdown_with_timeout(SHUTDOWN_TIMEOUT);
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::metrics::Temporality;
+    use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
+    use std::sync::{Mutex, PoisonError};
+
+    /// What was exported last: each metric, and of each of its series the word and how many were counted.
+    #[derive(Debug, Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<(String, String, u64)>>>);
+
+    impl PushMetricExporter for Kept {
+        async fn export(&self, metrics: &ResourceMetrics) -> OTelSdkResult {
+            let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.clear();
+            let word = |mut of: Box<dyn Iterator<Item = &KeyValue> + '_>| of.next().map(|a| a.value.to_string()).unwrap_or_default();
+            for metric in metrics.scope_metrics().flat_map(|scope| scope.metrics()) {
+                match metric.data() {
+                    AggregatedMetrics::U64(MetricData::Sum(sum)) => {
+                        kept.extend(sum.data_points().map(|p| (metric.name().to_owned(), word(Box::new(p.attributes())), p.value())));
+                    }
+                    AggregatedMetrics::F64(MetricData::ExponentialHistogram(histogram)) => {
+                        kept.extend(histogram.data_points().map(|p| (metric.name().to_owned(), word(Box::new(p.attributes())), p.count() as u64)));
+                    }
+                    other => panic!("{} is {other:?}", metric.name()),
+                }
+            }
+            Ok(())
+        }
+
+        fn force_flush(&self) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn shutdown_with_timeout(&self, _: Duration) -> OTelSdkResult {
+            Ok(())
+        }
+
+        fn temporality(&self) -> Temporality {
+            Temporality::Cumulative
+        }
+    }
+
+    #[test]
+    fn a_missed_run_has_no_duration() {
+        let kept = Kept::default();
+        let metrics = Instruments::new(kept.clone(), Resource::builder_empty().build());
+        let otel = Otel { inner: Some(Arc::new(Inner { spans: BatchSpanProcessor::builder(NoSpans).build(), metrics })) };
+        let outcome = |word: &'static str| [KeyValue::new("probity.outcome", word)];
+        let good = otel.series(&outcome("good"));
+        good.count(0.25);
+        good.count(0.5);
+        otel.count(&outcome("bad"), Some(1.0));
+        otel.count(&outcome("missed"), None);
+        otel.inner.as_ref().expect("it is on").metrics.provider.force_flush().expect("exported");
+        let mut found = kept.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        found.sort();
+        let found: Vec<(&str, &str, u64)> = found.iter().map(|(name, word, n)| (name.as_str(), word.as_str(), *n)).collect();
+        let runs = [("probity.runs", "bad", 1), ("probity.runs", "good", 2), ("probity.runs", "missed", 1)];
+        assert_eq!(found, [&[("probity.run.duration", "bad", 1), ("probity.run.duration", "good", 2)], &runs[..]].concat());
+    }
+
+    #[derive(Debug)]
+    struct NoSpans;
+
+    impl opentelemetry_sdk::trace::SpanExporter for NoSpans {
+        async fn export(&self, _: Vec<SpanData>) -> OTelSdkResult {
+            Ok(())
+        }
     }
 }
