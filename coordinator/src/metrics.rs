@@ -48,6 +48,7 @@ pub(crate) async fn scrape(node: &Node) -> Result<String, ProposeError> {
         return Ok(text);
     }
     let mut text = Text(text);
+    let _room = view::room().await;
     runs(&view::total(node, now_us).await?, &mut text);
     let verdicts = view::verdicts(node).await?;
     let samples = verdicts.iter().flat_map(|(namespace, probe, target, is)| {

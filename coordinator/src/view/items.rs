@@ -223,8 +223,8 @@ impl ProbeSum {
         }
     }
 
-    /// With its checks, where they are asked for.
-    pub(super) fn status(self, checks: Option<Vec<Value>>) -> Value {
+    /// All but its checks.
+    pub(super) fn status(self) -> Value {
         let (kind, target) = self.first.unwrap_or(self.of_probe);
         let target = if self.checks > 1 { format!("{} targets", self.checks) } else { target };
         let last = self.newest.as_ref();
@@ -241,7 +241,6 @@ impl ProbeSum {
             "checkCount": self.checks,
             "proberCount": self.probers,
             "nobody": self.nobody,
-            "checks": checks,
             "discovery": self.discovery,
         })
     }

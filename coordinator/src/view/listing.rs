@@ -57,12 +57,16 @@ pub(super) async fn probes(node: &impl Look, query: Arc<Query>, one: Option<(Str
         (keys, as_of(state, live), live.status.applied, state.now(), live.now_us)
     };
     let (mut keys, as_of, index, as_of_us, t) = node.look(head).await?;
-    let from = match query.from.as_deref().map(|from| from.split_once('\n')) {
-        Some(Some((key, check))) => {
+    let from = match query.from.as_deref().map(|from| from.split_once('\n').ok_or(from)) {
+        Some(Ok((key, check))) => {
             keys.retain(|k| k.as_str() >= key);
             Some((key.to_owned(), check.to_owned()))
         }
-        _ => None,
+        Some(Err(from)) => {
+            let message = format!("from={from:?} is no place in a list (want what `continue` said, percent-encoded)");
+            return Ok(Err(ViewError { code: "bad_request", message }));
+        }
+        None => None,
     };
     let pages = query.paged || from.is_some();
     let pass = Probes { keys, t, with_checks: query.checks, pages, from, current: None, ready: Vec::new(), items: Vec::new(), bytes: 0, next: None };
@@ -200,9 +204,13 @@ impl Pass for Probes {
             self.bytes += length(&current.checks[current.measured..]);
             current.measured = current.checks.len();
         }
-        for done in std::mem::take(&mut self.ready) {
-            let item = done.item(self.with_checks);
-            self.bytes += if self.with_checks { item["spec"].to_string().len() } else { item.to_string().len() };
+        for mut done in std::mem::take(&mut self.ready) {
+            let checks = std::mem::take(&mut done.checks);
+            let mut item = done.item();
+            self.bytes += item.to_string().len();
+            if self.with_checks {
+                item["status"]["checks"] = super::compact(checks.into());
+            }
             self.items.push(item);
         }
         if self.pages && self.bytes >= PAGE_BYTES {
@@ -220,12 +228,13 @@ impl Pass for Probes {
 }
 
 impl Current {
-    fn item(self, with_checks: bool) -> Value {
-        let Current { resource, probe, checks, goes_on, .. } = self;
+    /// All but its checks.
+    fn item(self) -> Value {
+        let Current { resource, probe, goes_on, .. } = self;
         if goes_on {
             let metadata = json!({"namespace": resource.namespace, "name": resource.name});
-            return super::compact(json!({"apiVersion": "probity/v1", "kind": "Probe", "metadata": metadata, "status": {"checks": checks}}));
+            return super::compact(json!({"apiVersion": "probity/v1", "kind": "Probe", "metadata": metadata}));
         }
-        items::resource(&resource, probe.status(with_checks.then_some(checks)))
+        items::resource(&resource, probe.status())
     }
 }

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use crate::node::Live;
 pub(crate) use diff::diff;
-pub(crate) use pieces::{Answer, answer};
+pub(crate) use pieces::{Answer, answer, room};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use still::Still;
 pub(crate) use sums::{total, verdicts};

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use probity_core::State;
 use serde_json::Value;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{Asked, Scope, ViewError, listing, sums};
 use crate::node::{Live, Node, ProposeError};
@@ -26,6 +26,11 @@ const ROWS: usize = 16;
 const READINGS: usize = 4;
 
 static ROOM: Semaphore = Semaphore::const_new(READINGS);
+
+/// A place for one.
+pub(crate) async fn room() -> Option<SemaphorePermit<'static>> {
+    ROOM.acquire().await.ok()
+}
 
 /// Whatever can be looked at, a piece at a time.
 pub(crate) trait Look {
@@ -58,6 +63,12 @@ impl Turn {
     pub(super) fn begin(asked: Instant) -> Turn {
         let piece = (asked.elapsed() / SHARE).clamp(PIECE, PIECE_MAX);
         Turn { until: Instant::now() + piece, rows: 0 }
+    }
+
+    /// The shortest there is.
+    #[cfg(test)]
+    pub(super) fn short() -> Turn {
+        Turn { until: Instant::now(), rows: 0 }
     }
 
     /// Another row was looked at: whether there is time for one more.
@@ -98,7 +109,11 @@ pub(crate) async fn answer(node: &impl Look, path: &str, scope: &Scope) -> Resul
         Ok(asked) => asked,
         Err(e) => return Ok(Err(e)),
     };
-    let _room = ROOM.acquire().await;
+    // What is a short look waits for no long ones.
+    let _room = match asked {
+        Asked::Other(..) => None,
+        _ => room().await,
+    };
     match asked {
         Asked::Status => sums::status(node, scope).await.map(Ok),
         Asked::Probers(query) => listing::probers(node, Arc::new(query)).await.map(Ok),

@@ -231,7 +231,10 @@ fn of_alerts(state: &State, scope: &Scope) -> Found {
 fn of_rest(state: &State, scope: &Scope) -> Found {
     let mut found = Found::default();
     let untold = state.outbox.iter().filter(|r| !r.last_error.is_empty() && scope.sees(&r.namespace));
-    found.some(untold, "deliveries fail", |r| format!("receiver {} cannot be told: {}", r.receiver, r.last_error));
+    found.some(untold, "deliveries fail", |r| match r.delivered_revision == r.revision {
+        true => format!("receiver {} is told, but not all of its replicas: {}", r.receiver, r.last_error),
+        false => format!("receiver {} cannot be told: {}", r.receiver, r.last_error),
+    });
     if let Some(halt) = &state.meta().halt {
         found.one(format!("halted by {}: {}", halt.actor, halt.reason));
     }

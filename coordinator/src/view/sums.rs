@@ -71,62 +71,64 @@ impl Seen {
 
 /// The account of everything, as of `t`.
 pub(crate) async fn total(node: &impl Look, t: i64) -> Result<AccountView, ProposeError> {
-    let total = run(node, Total { t, part: Part::Checks, after: String::new(), view: AccountView::default() }).await?;
-    Ok(total.view.finish())
+    Ok(run(node, Total::at(t)).await?.view.finish())
 }
 
-struct Total {
+/// What was of probes that are gone may grow meanwhile, by checks that are counted already: then all is counted again, so often at most.
+const WALKS: usize = 4;
+
+/// By the names of checks, whatever has become of them: one whose target goes or comes back meanwhile is neither missing nor there twice.
+pub(super) struct Total {
     t: i64,
-    part: Part,
-    after: String,
-    view: AccountView,
+    after: Option<String>,
+    /// What was of probes that are gone when this walk began.
+    gone: Option<Account>,
+    walks: usize,
+    pub(super) view: AccountView,
 }
 
-/// Which checks it is at.
-#[derive(Clone, Copy, PartialEq)]
-enum Part {
-    Checks,
-    Retired,
-    /// Of a probe that is gone: assignments are all that is left of them.
-    Orphans,
-}
-
-impl Part {
-    /// Its checks after one, and what is kept of their assignments that are over.
-    fn after<'a>(self, state: &'a State, check: &str) -> Box<dyn Iterator<Item = (&'a String, Option<&'a Account>)> + 'a> {
-        match self {
-            Part::Checks => Box::new(state.checks.after(check).map(|c| (&c.check, c.closed.as_ref()))),
-            Part::Retired => Box::new(state.retired_checks.after(check).map(|c| (&c.check, c.closed.as_ref()))),
-            Part::Orphans => Box::new(assign::checks_after(state, check).map(|c| (c, None))),
-        }
+impl Total {
+    pub(super) fn at(t: i64) -> Total {
+        Total { t, after: None, gone: None, walks: 0, view: AccountView::default() }
     }
 }
 
-/// A check at a time, with its assignments: what is over goes from them to it, and would be missing or there twice else.
 impl Pass for Total {
     fn go_on(&mut self, state: &State, turn: &mut Turn) -> bool {
-        loop {
-            let after = std::mem::take(&mut self.after);
-            for (check, closed) in self.part.after(state, &after) {
-                closed.into_iter().for_each(|closed| self.view.add_closed(closed));
-                if self.part != Part::Orphans || state.checks.get(check).is_none() && state.retired_checks.get(check).is_none() {
-                    assign::of_check(state, check).for_each(|a| self.view.add(a, self.t));
-                }
-                if !turn.more() {
-                    self.after = check.clone();
-                    return false;
-                }
+        let after = self.after.take().unwrap_or_else(|| {
+            (self.view, self.gone, self.walks) = (AccountView::default(), state.meta().closed.clone(), self.walks + 1);
+            String::new()
+        });
+        for check in names_after(state, &after) {
+            let closed = state.checks.get(check).and_then(|c| c.closed.as_ref());
+            let retired = state.retired_checks.get(check).and_then(|c| c.closed.as_ref());
+            closed.into_iter().chain(retired).for_each(|closed| self.view.add_closed(closed));
+            assign::of_check(state, check).for_each(|a| self.view.add(a, self.t));
+            if !turn.more() {
+                self.after = Some(check.clone());
+                return false;
             }
-            self.part = match self.part {
-                Part::Checks => Part::Retired,
-                Part::Retired => Part::Orphans,
-                Part::Orphans => {
-                    state.meta().closed.iter().for_each(|closed| self.view.add_closed(closed));
-                    return true;
-                }
-            };
         }
+        if self.gone != state.meta().closed && self.walks < WALKS {
+            return false;
+        }
+        self.gone.iter().for_each(|closed| self.view.add_closed(closed));
+        true
     }
+}
+
+/// The names of checks after one, in order: of those that are there, of those whose target is gone, and of those that only have assignments left.
+fn names_after<'a>(state: &'a State, after: &str) -> impl Iterator<Item = &'a String> + use<'a> {
+    let mut checks = state.checks.after(after).map(|c| &c.check).peekable();
+    let mut retired = state.retired_checks.after(after).map(|c| &c.check).peekable();
+    let mut assigned = assign::checks_after(state, after).peekable();
+    std::iter::from_fn(move || {
+        let next = [checks.peek(), retired.peek(), assigned.peek()].into_iter().flatten().copied().min()?;
+        checks.next_if(|name| *name == next);
+        retired.next_if(|name| *name == next);
+        assigned.next_if(|name| *name == next);
+        Some(next)
+    })
 }
 
 /// The verdicts of all checks, by namespace, probe and target.

@@ -10,6 +10,8 @@ use probity_proto::v1::*;
 use probity_rpc::access::Caller;
 use prost::Message;
 
+use super::pieces::{Pass, Turn};
+use super::sums::Total;
 use super::{Scope, Still, items, total, verdicts};
 
 fn everybody() -> Scope {
@@ -137,6 +139,36 @@ fn what_is_put_together_is_the_whole() {
     }
     let verdicts = Still::done(verdicts(&still));
     assert_eq!(verdicts.len(), 150);
+}
+
+/// Targets go, come back, and go with their probe, between the pieces: the sum is what it is at a stroke.
+#[test]
+fn what_moves_meanwhile_is_counted_once() {
+    let mut fleet = fleet(5, 300, 100);
+    let now = fleet.state.now();
+    let mut total = Total::at(now);
+    let mut pieces = 0;
+    while !total.go_on(&fleet.state, &mut Turn::short()) {
+        pieces += 1;
+        match pieces {
+            // Both what was counted and what is still to be.
+            2 => fleet.put("probe-000", 50..100),
+            3 => fleet.put("probe-001", 0..10),
+            5 => fleet.put("probe-000", 0..100),
+            8 => fleet.put("probe-001", 5..60),
+            12 => {
+                let delete = vec![ResourceKey { kind: "Probe".to_owned(), namespace: "default".to_owned(), name: "probe-002".to_owned() }];
+                let base_revision = fleet.state.meta().resource_revision;
+                fleet.apply(Op::ApplyResources(ApplyResources { base_revision, delete, ..ApplyResources::default() }));
+            }
+            _ => {}
+        }
+    }
+    assert!(pieces > 12, "{pieces}");
+    let whole = account::total(&fleet.state, now);
+    assert!(whole.planned > 0);
+    let seen = total.view.finish();
+    assert_eq!((seen.planned, seen.pending, seen.unexplained), (whole.planned, whole.pending, 0), "{seen:?} {whole:?}");
 }
 
 #[test]
