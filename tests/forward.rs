@@ -263,3 +263,19 @@ fn a_leader_that_dies_with_a_change_in_hand_leaves_its_outcome_unknown() {
     let audit = everybody.json(&["audit", "--for", "Probe/late"]).expect("the audit");
     assert_eq!(audit["items"].as_array().map(Vec::len), Some(1), "{audit}");
 }
+
+/// A delete whose answer was lost is asked for again: it was done, and that is the answer.
+#[test]
+fn a_delete_that_is_asked_for_again_was_done() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (group, one, _, leader) = plain(dir.path());
+    let straight = Direct::new(&group, leader, "");
+    let asked = DeleteRequest { request_id: "once".to_owned(), key: Some(key("shop", "till")), purge: false };
+    for at in [&one, &straight, &one] {
+        let reply = at.operator(async |mut c| c.delete(asked.clone()).await).expect("done");
+        assert_eq!(reply.changes.iter().map(|c| c.action.as_str()).collect::<Vec<_>>(), ["deleted"], "{reply:?}");
+    }
+    let other = DeleteRequest { request_id: "twice".to_owned(), ..asked };
+    let refused = one.operator(async |mut c| c.delete(other).await).expect_err("it is gone");
+    assert_eq!(refused.code(), Code::NotFound);
+}

@@ -158,8 +158,11 @@ impl Effects {
                 done.next_at_us = resend_at(delivery, at_us);
                 if let Some(error) = untold {
                     tracing::warn!(receiver = row.receiver, episode = row.episode, error, "one of its replicas is not told");
-                    done.error = error;
-                    done.next_at_us = done.next_at_us.min(at_us + RETRY_REPLICA_US);
+                    // What is over for long is not told again, to nobody.
+                    if done.next_at_us != 0 {
+                        done.error = error;
+                        done.next_at_us = done.next_at_us.min(at_us + RETRY_REPLICA_US);
+                    }
                 }
             }
             Err((status, error)) => {

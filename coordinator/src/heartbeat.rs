@@ -75,6 +75,9 @@ fn may_call(state: &State, switch: &HeartbeatConfig) -> Result<(), String> {
         .filter(|row| row.attempts >= STUCK_ATTEMPTS && there(&row.namespace, &row.receiver))
         .map(|row| (row.namespace.as_str(), row.receiver.as_str()))
         .collect();
+    if !switch.receiver.is_empty() && !there(&switch.namespace, &switch.receiver) {
+        return Err(format!("there is no receiver {} in namespace {}", switch.receiver, switch.namespace));
+    }
     if !switch.namespace.is_empty() {
         let of = |(namespace, receiver): &&(&str, &str)| *namespace == switch.namespace && (switch.receiver.is_empty() || *receiver == switch.receiver);
         return stuck.iter().find(of).map_or(Ok(()), |(_, receiver)| Err(format!("receiver {receiver} was not told in {STUCK_ATTEMPTS} attempts")));
@@ -131,6 +134,13 @@ mod tests {
         {
             assert_eq!(may_call(&state, &switch(namespace, receiver)).is_ok(), calls, "{namespace} {receiver}");
         }
+    }
+
+    #[test]
+    fn a_switch_for_a_receiver_that_is_not_there_is_silent() {
+        let state = state(&[("shop", "pager")], &[]);
+        assert!(may_call(&state, &switch("shop", "pager")).is_ok());
+        assert!(may_call(&state, &switch("shop", "pagr")).is_err_and(|why| why.contains("no receiver pagr in namespace shop")));
     }
 
     #[test]
