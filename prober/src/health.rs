@@ -125,7 +125,12 @@ impl Health {
         metric("probity_prober_spool_rows", "gauge", "Rows that are not acknowledged.", vec![(String::new(), shown.spool.0)]);
         metric("probity_prober_spool_bytes", "gauge", "Their size.", vec![(String::new(), shown.spool.1)]);
         metric("probity_prober_dropped_slots_total", "counter", "Slots whose outcome the spool could not hold.", vec![(String::new(), shown.spool.2)]);
-        metric("probity_prober_body_bytes", "gauge", "Bytes of answers' bodies that runs hold.", vec![(String::new(), body_bytes)]);
+        metric(
+            "probity_prober_body_bytes",
+            "gauge",
+            "Bytes of answers' bodies that runs hold, beside the first 64 KiB of each.",
+            vec![(String::new(), body_bytes)],
+        );
         metric("probity_prober_connected", "gauge", "Whether a coordinator is connected.", vec![(String::new(), u64::from(shown.connected))]);
         durations(&shown, &mut out);
         out

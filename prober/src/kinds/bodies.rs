@@ -18,8 +18,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Failure;
 
-/// Unless `bodies.maxBytes` says otherwise: 64 KiB for each of the 4,096 runs that may be under way.
-pub const BODIES_BYTES_MAX: u64 = 256 << 20;
+/// Of each part, free: a few runs that hold much do not keep those that hold little from their answers. Bounded by how many runs there may be.
+pub(super) const FREE_BYTES: u64 = 64 << 10;
+/// Unless `bodies.maxBytes` says otherwise: as much again as what is free of the 4,096 runs that may be under way.
+pub const BODIES_BYTES_MAX: u64 = 4_096 * FREE_BYTES;
 /// A run that waits for its turn gives up that much before its time-out, so that the reason is ours to tell.
 const SPARE: Duration = Duration::from_millis(5);
 
@@ -38,7 +40,7 @@ impl Bodies {
         Arc::new(Bodies { max, held: AtomicU64::new(0), turns: Arc::new(Semaphore::new(turns)) })
     }
 
-    /// Bytes that are held now.
+    /// Bytes that are held now, beside the free ones.
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }
@@ -69,6 +71,11 @@ impl Bodies {
     }
 }
 
+/// What counts of a part.
+fn above(bytes: u64) -> u64 {
+    bytes.saturating_sub(FREE_BYTES)
+}
+
 /// Bytes that a run holds, given back when it is over.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -79,21 +86,24 @@ pub(crate) struct Held {
 impl Held {
     /// So many bytes more.
     pub(crate) fn more(&mut self, bytes: usize) -> Result<(), Failure> {
-        let (bytes, max) = (bytes as u64, self.bodies.max);
-        let before = self.bodies.held.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes += bytes;
-        if before + bytes <= max {
-            return Ok(());
+        let (bytes, max) = (self.bytes + bytes as u64, self.bodies.max);
+        let counted = above(bytes) - above(self.bytes);
+        // Nothing is taken by who finds no room: of two that want the last of it one has it.
+        let room = |held: u64| held.checked_add(counted).filter(|held| *held <= max);
+        if self.bodies.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).is_err() {
+            let free = FREE_BYTES >> 10;
+            let message = format!("the answers that this prober's runs hold may take {max} bytes together (bodies.maxBytes), beside {free} KiB of each");
+            return Err(Failure::new(Reason::Overloaded, message));
         }
-        self.less(bytes as usize);
-        Err(Failure::new(Reason::Overloaded, format!("the answers that this prober's runs hold may take {max} bytes together (bodies.maxBytes)")))
+        self.bytes = bytes;
+        Ok(())
     }
 
     /// So many bytes are given back.
     pub(crate) fn less(&mut self, bytes: usize) {
-        let bytes = (bytes as u64).min(self.bytes);
-        self.bytes -= bytes;
-        self.bodies.held.fetch_sub(bytes, Ordering::Relaxed);
+        let left = self.bytes.saturating_sub(bytes as u64);
+        self.bodies.held.fetch_sub(above(self.bytes) - above(left), Ordering::Relaxed);
+        self.bytes = left;
     }
 
     fn none(&mut self) {
@@ -152,19 +162,56 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
 mod tests {
     use super::*;
 
+    const FREE: usize = FREE_BYTES as usize;
+
     #[test]
     fn what_is_taken_is_given_back() {
         let bodies = Bodies::new(100);
         let (mut one, mut other) = (bodies.part(), bodies.part());
-        assert!(one.more(60).is_ok() && other.more(40).is_ok());
+        assert!(one.more(FREE + 60).is_ok() && other.more(FREE + 40).is_ok());
         let full = other.more(1).expect_err("there is no room");
         assert_eq!((full.reason, bodies.held()), (Reason::Overloaded, 100));
         one.less(10);
         assert!(other.more(10).is_ok());
         drop(one);
         assert_eq!(bodies.held(), 50);
+        other.less(60);
+        assert_eq!(bodies.held(), 0);
+        // Of the free ones ten were given back.
+        assert!(other.more(110).is_ok() && other.more(1).is_err());
         drop(other);
         assert_eq!(bodies.held(), 0);
+    }
+
+    #[test]
+    fn what_is_small_is_free() {
+        let bodies = Bodies::new(100);
+        let mut large = bodies.part();
+        assert!(large.more(FREE + 100).is_ok());
+        let mut small = bodies.part();
+        assert!(small.more(FREE).is_ok(), "however full it is");
+        assert!(small.more(1).is_err());
+        assert_eq!(bodies.held(), 100);
+    }
+
+    #[test]
+    fn of_two_that_want_the_last_room_one_has_it() {
+        let (bodies, both) = (Bodies::new(100), std::sync::Barrier::new(2));
+        let took = || {
+            let takes = |_| {
+                let mut part = bodies.part();
+                both.wait();
+                let took = part.more(FREE + 100).is_ok();
+                both.wait();
+                took
+            };
+            (0..5_000).map(takes).collect::<Vec<bool>>()
+        };
+        let (one, other) = std::thread::scope(|threads| {
+            let (one, other) = (threads.spawn(took), threads.spawn(took));
+            (one.join().expect("no panic"), other.join().expect("no panic"))
+        });
+        assert!(one.iter().zip(&other).all(|(one, other)| one != other));
     }
 
     #[tokio::test]
