@@ -106,7 +106,8 @@ impl Held {
         self.bytes = left;
     }
 
-    fn none(&mut self) {
+    /// All of it is given back.
+    pub(crate) fn none(&mut self) {
         self.less(usize::MAX);
     }
 }
@@ -160,7 +161,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{ContextConfig, ProbeContext, RunInfo, run};
     use super::*;
+    use crate::policy::AddressPolicy;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use probity_proto::v1::check_kind::Kind;
+    use probity_proto::v1::{CheckKind, CheckSpec, HttpCheck};
+    use std::io::Write;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::sync::OwnedSemaphorePermit;
 
     const FREE: usize = FREE_BYTES as usize;
 
@@ -212,6 +224,63 @@ mod tests {
             (one.join().expect("no panic"), other.join().expect("no panic"))
         });
         assert!(one.iter().zip(&other).all(|(one, other)| one != other));
+    }
+
+    fn context() -> ProbeContext {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() })
+    }
+
+    /// Takes all turns at large bodies.
+    async fn all_turns(context: &ProbeContext) -> OwnedSemaphorePermit {
+        let turns = &context.bodies.turns;
+        turns.clone().acquire_many_owned(turns.available_permits() as u32).await.expect("all turns")
+    }
+
+    /// A server that answers each request with that many bytes, compressed.
+    async fn compressed(size: usize) -> SocketAddr {
+        let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+        gzip.write_all(&vec![b'x'; size]).expect("in memory");
+        let body = gzip.finish().expect("in memory");
+        let answer = [format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("its address");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = answer.clone();
+                tokio::spawn(async move {
+                    while stream.read(&mut [0; 4_096]).await.is_ok_and(|n| n > 0) {
+                        let _ = stream.write_all(&answer).await;
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn spec(address: SocketAddr, timeout: Duration) -> CheckSpec {
+        let http = HttpCheck {
+            url: format!("http://{address}/"),
+            method: "GET".to_owned(),
+            compression: vec!["gzip".to_owned()],
+            max_body_bytes: 1 << 20,
+            max_decompressed_bytes: 1 << 20,
+            ..HttpCheck::default()
+        };
+        CheckSpec { kind: Some(CheckKind { kind: Some(Kind::Http(http)) }), timeout_us: timeout.as_micros() as u64, ..CheckSpec::default() }
+    }
+
+    #[tokio::test]
+    async fn small_ones_do_not_wait_behind_large_ones() {
+        let context = context();
+        let (small, large) = (compressed(FREE).await, compressed(FREE + 1).await);
+        let turns = all_turns(&context).await;
+        let found = async |address, timeout| run(&context, &spec(address, Duration::from_secs(timeout)), &RunInfo::default()).await.reason;
+        assert_eq!((found(small, 60).await, found(large, 1).await), (Reason::Good, Reason::Overloaded));
+        drop(turns);
+        assert_eq!((found(small, 60).await, found(large, 60).await), (Reason::Good, Reason::Good));
+        assert_eq!(found(compressed(2 << 20).await, 60).await, Reason::DecompressedTooLarge);
+        assert_eq!(context.bodies.held(), 0);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use probity_proto::v1::{HttpCheck, Reason};
 
-use super::super::bodies::Held;
+use super::super::bodies::{FREE_BYTES, Held};
 use super::super::{Attempt, Failure};
 use super::connect::failure;
 use super::http3;
@@ -117,21 +117,46 @@ async fn decode(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMa
     }
     attempt.fact("http.response.encoding", codings.join(", "));
     let max = check.max_decompressed_bytes;
-    // A few bytes may take some milliseconds.
-    let decoding = move || {
-        let decoded = codings.iter().rev().try_fold(bytes, |bytes, coding| {
-            let decoded = one(coding, &bytes, max, &mut held)?;
-            held.less(bytes.len());
-            Ok::<_, Failure>(decoded)
-        })?;
-        Ok::<_, Failure>((decoded, held))
+    let (decoded, held) = match decoded_here(&codings, &bytes, max) {
+        Some(decoded) => {
+            let decoded = decoded?;
+            held.none();
+            held.more(decoded.len())?;
+            (decoded, held)
+        }
+        None => {
+            // A few bytes may take some milliseconds.
+            let decoding = move || {
+                let decoded = codings.iter().rev().try_fold(bytes, |bytes, coding| {
+                    let decoded = one(coding, &bytes, max, &mut |more| held.more(more))?;
+                    held.less(bytes.len());
+                    Ok::<_, Failure>(decoded)
+                })?;
+                Ok::<_, Failure>((decoded, held))
+            };
+            attempt.context.bodies.work(attempt.deadline, decoding).await??
+        }
     };
-    let (decoded, held) = attempt.context.bodies.work(attempt.deadline, decoding).await??;
     attempt.fact("http.response.decoded.size", decoded.len().to_string());
     Ok((decoded, held))
 }
 
-fn one(coding: &str, bytes: &[u8], max: u64, held: &mut Held) -> Result<Bytes, Failure> {
+/// What is small, and stays so, is decoded at once: it does not wait behind the large ones. No more are in hand than there are threads, so what
+/// they take meanwhile needs no account. None, if it is large.
+fn decoded_here(codings: &[String], bytes: &Bytes, max: u64) -> Option<Result<Bytes, Failure>> {
+    let most = max.min(FREE_BYTES);
+    if bytes.len() as u64 > FREE_BYTES {
+        return None;
+    }
+    let decoded = codings.iter().rev().try_fold(bytes.clone(), |bytes, coding| one(coding, &bytes, most, &mut |_| Ok(())));
+    match decoded {
+        Err(failure) if failure.reason == Reason::DecompressedTooLarge && most < max => None,
+        decoded => Some(decoded),
+    }
+}
+
+/// Tells `more` of each piece that it has decoded.
+fn one(coding: &str, bytes: &[u8], max: u64, more: &mut dyn FnMut(usize) -> Result<(), Failure>) -> Result<Bytes, Failure> {
     let broken = |e: &dyn std::fmt::Display| Failure::new(Reason::ProtocolError, format!("the body is no {coding}: {e}"));
     let mut out = Vec::new();
     let mut take = |reader: &mut dyn Read| -> Result<(), Failure> {
@@ -141,7 +166,7 @@ fn one(coding: &str, bytes: &[u8], max: u64, held: &mut Held) -> Result<Bytes, F
             if out.len() as u64 > max {
                 return Err(Failure::new(Reason::DecompressedTooLarge, format!("{} bytes of {coding} become more than {max}", bytes.len())));
             }
-            held.more(read)?;
+            more(read)?;
             if (read as u64) < piece {
                 return Ok(());
             }
@@ -194,11 +219,10 @@ fn zstd_window(frame: &[u8]) -> Option<u64> {
 /// For tests/fuzz: the first byte says in what coding.
 #[cfg(feature = "fuzz")]
 pub(super) fn fuzz(bytes: &[u8]) {
-    use super::super::bodies::Bodies;
     const MAX: u64 = 1 << 16;
     let Some((coding, rest)) = bytes.split_first() else { return };
     let coding = ["gzip", "deflate", "br", "zstd"][usize::from(*coding) % 4];
-    if let Ok(decoded) = one(coding, rest, MAX, &mut Bodies::new(u64::MAX).part()) {
+    if let Ok(decoded) = one(coding, rest, MAX, &mut |_| Ok(())) {
         assert!(decoded.len() as u64 <= MAX, "the bound holds");
     }
 }
@@ -218,8 +242,7 @@ mod tests {
 
     #[test]
     fn damaged_bytes_are_no_panic() {
-        let mut held = crate::kinds::bodies::Bodies::new(u64::MAX).part();
-        let mut one = |coding: &str, bytes: &[u8], max: u64| super::one(coding, bytes, max, &mut held);
+        let one = |coding: &str, bytes: &[u8], max: u64| super::one(coding, bytes, max, &mut |_| Ok(()));
         for coding in ["gzip", "deflate", "br", "zstd"] {
             for seed in 0..200u32 {
                 let bytes: Vec<u8> = (0..64u32).map(|i| (seed.wrapping_mul(2_654_435_761).wrapping_add(i).wrapping_mul(40_503) >> 7) as u8).collect();

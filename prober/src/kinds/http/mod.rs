@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, Version, header};
 use probity_proto::v1::{Capture, Header, HttpAuth, HttpCheck, HttpExpect, HttpStep, Reason, TlsOptions};
 use serde_json::Value;
 
-use super::bodies::Held;
+use super::bodies::{FREE_BYTES, Held};
 use super::capture::Captures;
 use super::patterns::Patterns;
 use super::{Attempt, Failure, assert};
@@ -20,7 +20,7 @@ pub(super) use oauth::Tokens;
 use request::Draft;
 
 /// A larger body is judged on another thread.
-const JUDGED_HERE_BYTES: usize = 64 << 10;
+const JUDGED_HERE_BYTES: usize = FREE_BYTES as usize;
 
 /// One request as it is written, wherever it stands.
 #[derive(Clone, Copy)]
