@@ -11,18 +11,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use probity_proto::units::format_duration;
 use probity_proto::v1::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-use super::Failure;
+use super::{Attempt, Failure};
 
 /// Of each part, free: a few runs that hold much do not keep those that hold little from their answers. Bounded by how many runs there may be.
 pub(super) const FREE_BYTES: u64 = 64 << 10;
 /// Unless `bodies.maxBytes` says otherwise: as much again as what is free of the 4,096 runs that may be under way.
 pub const BODIES_BYTES_MAX: u64 = 4_096 * FREE_BYTES;
-/// A run that waits for its turn gives up that much before its time-out, so that the reason is ours to tell.
+/// A run that waits for its turn gives up that much before its time-out, so that the reason is ours to tell; a shorter wait takes nothing from it.
 const SPARE: Duration = Duration::from_millis(5);
 
 /// The account, of all runs.
@@ -49,14 +50,23 @@ impl Bodies {
     pub(crate) fn part(self: &Arc<Bodies>) -> Held {
         Held { bodies: self.clone(), bytes: 0 }
     }
+}
 
+impl Attempt<'_> {
     /// Has a large body worked on by another thread: decoding and judging take milliseconds, which are not for a thread that times other runs.
-    pub(crate) async fn work<T: Send + 'static>(&self, deadline: Instant, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-        let until = deadline.checked_sub(SPARE).unwrap_or(deadline);
+    /// The wait for a turn is this host's: no phase has it.
+    pub(crate) async fn work<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let turns = self.context.bodies.turns.clone();
+        let until = self.deadline.checked_sub(SPARE).unwrap_or(self.deadline);
         let late = || Failure::new(Reason::Overloaded, "this prober has more large bodies to work on than its processors can");
-        let (turn, waited) = match self.turns.clone().try_acquire_owned() {
+        let (turn, waited) = match turns.clone().try_acquire_owned() {
             Ok(turn) => (turn, false),
-            Err(_) => (timeout_at(until, self.turns.clone().acquire_owned()).await.map_err(|_| late())?.map_err(|_| late())?, true),
+            Err(_) => {
+                let from = Instant::now();
+                let turn = timeout_at(until, turns.acquire_owned()).await;
+                self.phases.waited(from.elapsed());
+                (turn.map_err(|_| late())?.map_err(|_| late())?, true)
+            }
         };
         // The turn ends with the work, also when nobody waits for it any more.
         let working = tokio::task::spawn_blocking(move || {
@@ -68,6 +78,13 @@ impl Bodies {
         // Who had no time to wait may blame the target; who waited may not.
         let done = if waited { timeout_at(until, working).await.map_err(|_| late())? } else { working.await };
         done.map_err(failed)
+    }
+
+    /// The same of a time-out later on: who waited so long had less time for its target than it was given.
+    pub(super) fn late_by_waiting(&self) -> Option<Failure> {
+        let waited = self.phases.waits();
+        let message = || format!("no answer in time, of which the wait for a turn at a large body took {}", format_duration(waited.as_micros() as u64));
+        (waited > SPARE).then(|| Failure::new(Reason::Overloaded, message()))
     }
 }
 
@@ -161,13 +178,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::phases::Phases;
     use super::super::{ContextConfig, ProbeContext, RunInfo, run};
     use super::*;
     use crate::policy::AddressPolicy;
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use probity_otel::SpanIds;
     use probity_proto::v1::check_kind::Kind;
-    use probity_proto::v1::{CheckKind, CheckSpec, HttpCheck};
+    use probity_proto::v1::{AddressFamily, CheckKind, CheckSpec, HttpCheck, HttpStep, NetOptions};
     use std::io::Write;
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -231,6 +250,21 @@ mod tests {
         ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() })
     }
 
+    fn attempt<'c>(context: &'c ProbeContext, net: &'c NetOptions, deadline: Instant) -> Attempt<'c> {
+        Attempt {
+            context,
+            namespace: "",
+            net,
+            family: AddressFamily::Any,
+            deadline,
+            phases: Phases::start(),
+            peer: String::new(),
+            facts: Vec::new(),
+            path: Vec::new(),
+            span: (SpanIds::root(), false),
+        }
+    }
+
     /// Takes all turns at large bodies.
     async fn all_turns(context: &ProbeContext) -> OwnedSemaphorePermit {
         let turns = &context.bodies.turns;
@@ -285,12 +319,55 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_in_vain_for_a_turn_says_so() {
-        let bodies = Bodies::new(100);
+        let context = context();
+        let net = NetOptions::default();
         let soon = Instant::now() + Duration::from_millis(50);
-        let turns = bodies.turns.clone().acquire_many_owned(bodies.turns.available_permits() as u32).await.expect("all turns");
-        let late = bodies.work(soon, || ()).await.expect_err("there is no turn");
+        let turns = all_turns(&context).await;
+        let late = attempt(&context, &net, soon).work(|| ()).await.expect_err("there is no turn");
         assert_eq!(late.reason, Reason::Overloaded);
         drop(turns);
-        assert_eq!(bodies.work(Instant::now() + Duration::from_secs(60), || 7).await.ok(), Some(7));
+        assert_eq!(attempt(&context, &net, Instant::now() + Duration::from_secs(60)).work(|| 7).await.ok(), Some(7));
+    }
+
+    #[tokio::test]
+    async fn the_wait_for_a_turn_is_in_no_phase() {
+        let (context, net) = (context(), NetOptions::default());
+        let turns = all_turns(&context).await;
+        let wait = Duration::from_millis(100);
+        let start = Instant::now();
+        let mut attempt = attempt(&context, &net, start + Duration::from_secs(60));
+        attempt.phases.next("transfer");
+        let release = async {
+            tokio::time::sleep(wait).await;
+            drop(turns);
+        };
+        let (worked, ()) = tokio::join!(biased; attempt.work(|| ()), release);
+        assert!(worked.is_ok());
+        attempt.phases.next("request");
+        let (duration, phases) = attempt.phases.finish();
+        assert!(duration + wait <= start.elapsed(), "{duration:?}");
+        assert_eq!(phases.iter().map(|p| p.duration_us).sum::<u64>(), duration.as_micros() as u64, "{phases:?}");
+        assert_eq!(attempt.late_by_waiting().map(|f| f.reason), Some(Reason::Overloaded));
+    }
+
+    #[tokio::test]
+    async fn a_time_out_after_a_wait_is_not_the_targets() {
+        let context = context();
+        let (large, silent) = (compressed(FREE + 1).await, TcpListener::bind("127.0.0.1:0").await.expect("a free port"));
+        let mut spec = spec(large, Duration::from_secs(3));
+        if let Some(Kind::Http(http)) = spec.kind.as_mut().and_then(|k| k.kind.as_mut()) {
+            let url = |address: SocketAddr| format!("http://{address}/");
+            let step = |url| HttpStep { name: "step".to_owned(), url, method: "GET".to_owned(), ..HttpStep::default() };
+            http.steps = vec![step(url(large)), step(url(silent.local_addr().expect("its address")))];
+        }
+        assert_eq!(run(&context, &spec, &RunInfo::default()).await.reason, Reason::ResponseTimeout);
+        let turns = all_turns(&context).await;
+        let release = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            drop(turns);
+        };
+        let info = RunInfo::default();
+        let (result, ()) = tokio::join!(run(&context, &spec, &info), release);
+        assert_eq!(result.reason, Reason::Overloaded, "{result:?}");
     }
 }

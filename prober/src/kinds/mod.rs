@@ -345,6 +345,7 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, namespace: &str, fami
     };
     let outcome = match tokio::time::timeout_at(deadline, work).await {
         Ok(outcome) => outcome,
+        Err(_) if let Some(late) = attempt.late_by_waiting() => Err(late),
         Err(_) => {
             let (reason, phase) = attempt.phases.timeout();
             let whole_us = (deadline - start).as_micros() as u64;

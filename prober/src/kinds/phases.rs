@@ -13,11 +13,13 @@ pub(crate) struct Phases {
     done: Vec<Phase>,
     /// What all phases are called for a while: on the way to a proxy, or for a token.
     alias: Option<&'static str>,
+    /// What was taken off.
+    waits: Duration,
 }
 
 impl Phases {
     pub(crate) fn start() -> Phases {
-        Phases { start: Instant::now(), current: None, done: Vec::with_capacity(6), alias: None }
+        Phases { start: Instant::now(), current: None, done: Vec::with_capacity(6), alias: None, waits: Duration::ZERO }
     }
 
     /// Ends the phase in hand and begins the next.
@@ -39,6 +41,20 @@ impl Phases {
         {
             phase.duration_us = duration.as_micros() as u64;
         }
+    }
+
+    /// Takes off what this host let the run wait just now: its clock stood still, so what follows still begins where the last phase ended.
+    pub(crate) fn waited(&mut self, wait: Duration) {
+        self.start += wait;
+        if let Some((_, from)) = &mut self.current {
+            *from += wait;
+        }
+        self.waits += wait;
+    }
+
+    /// All that was taken off.
+    pub(crate) fn waits(&self) -> Duration {
+        self.waits
     }
 
     /// Until what this returns is given back all phases are one of this name. Within another the outer one stays: the way to a token's

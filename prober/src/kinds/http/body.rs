@@ -134,7 +134,7 @@ async fn decode(attempt: &mut Attempt<'_>, check: &HttpCheck, headers: &HeaderMa
                 })?;
                 Ok::<_, Failure>((decoded, held))
             };
-            attempt.context.bodies.work(attempt.deadline, decoding).await??
+            attempt.work(decoding).await??
         }
     };
     attempt.fact("http.response.decoded.size", decoded.len().to_string());

@@ -122,23 +122,23 @@ async fn one(attempt: &mut Attempt<'_>, shared: Shared<'_>, step: Step<'_>, capt
 }
 
 /// A large one takes milliseconds or more: not on a thread that times other runs, and not past the time-out of its own. The answer comes back.
-async fn body_as_expected(attempt: &Attempt<'_>, expect: &HttpExpect, answer: Answer) -> Result<Answer, Failure> {
+async fn body_as_expected(attempt: &mut Attempt<'_>, expect: &HttpExpect, answer: Answer) -> Result<Answer, Failure> {
     let context = attempt.context;
     if expect.body.is_empty() || answer.body.len() <= JUDGED_HERE_BYTES {
         return assert::body(&context.patterns, expect, &answer.body).map(|()| answer);
     }
     let (patterns, expect) = (context.patterns.clone(), expect.clone());
-    context.bodies.work(attempt.deadline, move || assert::body(&patterns, &expect, &answer.body).map(|()| answer)).await?
+    attempt.work(move || assert::body(&patterns, &expect, &answer.body).map(|()| answer)).await?
 }
 
 /// The same of what is carried on.
-async fn captured(attempt: &Attempt<'_>, wanted: &Capture, answer: Answer) -> Result<(Value, Answer), Failure> {
+async fn captured(attempt: &mut Attempt<'_>, wanted: &Capture, answer: Answer) -> Result<(Value, Answer), Failure> {
     let context = attempt.context;
     if answer.body.len() <= JUDGED_HERE_BYTES {
         return capture(&context.patterns, wanted, &answer).map(|value| (value, answer));
     }
     let (patterns, wanted) = (context.patterns.clone(), wanted.clone());
-    context.bodies.work(attempt.deadline, move || capture(&patterns, &wanted, &answer).map(|value| (value, answer))).await?
+    attempt.work(move || capture(&patterns, &wanted, &answer).map(|value| (value, answer))).await?
 }
 
 /// Sends a request, and what its redirects ask for.
