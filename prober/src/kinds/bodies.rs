@@ -135,7 +135,7 @@ impl Drop for Held {
     }
 }
 
-/// A connection whose reader keeps what it read until [`Metered::passed`]: for libraries that put messages together by themselves.
+/// A connection whose reader keeps what it read until it says otherwise: for libraries that put messages together by themselves.
 #[derive(Debug)]
 pub(crate) struct Metered<S> {
     stream: S,
@@ -147,8 +147,13 @@ impl<S> Metered<S> {
         Metered { stream, held }
     }
 
-    /// What was read so far is no longer kept.
-    pub(crate) fn passed(&mut self) {
+    /// So much of what was read is no longer kept.
+    pub(crate) fn passed(&mut self, bytes: usize) {
+        self.held.less(bytes);
+    }
+
+    /// Nothing of what was read so far is kept.
+    pub(crate) fn all_passed(&mut self) {
         self.held.none();
     }
 }

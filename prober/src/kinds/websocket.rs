@@ -18,6 +18,8 @@ use super::{Attempt, Failure, net};
 const PING: &[u8] = b"probity";
 /// Read at once: a run's share of what is read ahead.
 const READ_BYTES: usize = 16 << 10;
+/// Before the data of a ping or pong (RFC 6455, section 5.2): a server's is not masked, and has at most 125 bytes of data.
+const CONTROL_HEAD_BYTES: usize = 2;
 /// What is quoted of a message that was not expected.
 const QUOTE_BYTES_MAX: usize = 80;
 
@@ -115,8 +117,13 @@ async fn expect(attempt: &mut Attempt<'_>, socket: &mut WebSocketStream<Metered<
 
 async fn next(socket: &mut WebSocketStream<Metered<impl AsyncRead + AsyncWrite + Unpin>>) -> Result<Message, Failure> {
     let heard = socket.next().await;
-    // A message ends what was kept for it: it is looked at, and dropped.
-    socket.get_mut().passed();
+    let connection = socket.get_mut();
+    match &heard {
+        // They may stand between the fragments of another message, which goes on.
+        Some(Ok(Message::Ping(data) | Message::Pong(data))) => connection.passed(CONTROL_HEAD_BYTES + data.len()),
+        // Any other ends what was kept for it: it is looked at, and dropped.
+        _ => connection.all_passed(),
+    }
     match heard {
         Some(Ok(Message::Close(frame))) => {
             let why = frame.map_or_else(|| "without a reason".to_owned(), |f| format!("with {} {}", u16::from(f.code), f.reason).trim_end().to_owned());

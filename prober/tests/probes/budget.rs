@@ -77,3 +77,26 @@ async fn a_large_answer_and_a_large_message() {
     let good = probe_in(&context, &format!("target: ws://{chat}/\nwebsocket: {{maxMessageBytes: 4MiB}}")).await;
     assert_reason(&good, Reason::Good);
 }
+
+#[tokio::test]
+async fn pings_between_fragments_free_nothing() {
+    use futures_util::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::Message;
+    use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+    use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+    // One message of two MiB in fragments, each with a ping behind it.
+    const FRAGMENTS: usize = 32;
+    let chat = serve(|stream, _| async move {
+        let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+        for i in 0..FRAGMENTS {
+            let code = OpCode::Data(if i == 0 { Data::Binary } else { Data::Continue });
+            let _ = socket.send(Message::Frame(Frame::message(vec![b'x'; 64 * KIB], code, i + 1 == FRAGMENTS))).await;
+            let _ = socket.send(Message::Ping("p".into())).await;
+        }
+        while let Some(Ok(_)) = socket.next().await {}
+    })
+    .await;
+    let spec = format!("target: ws://{chat}/\nwebsocket: {{maxMessageBytes: 4MiB, expect: x}}\ntimeout: 20s");
+    assert_reason(&probe_in(&room_for(1_024 * KIB), &spec).await, Reason::Overloaded);
+    assert_reason(&probe_in(&room_for(4_096 * KIB), &spec).await, Reason::Good);
+}
