@@ -48,7 +48,7 @@ pub(crate) fn kind(scheme: &str, rest: &str, options: &Options) -> Result<Kind, 
     if target.is_empty() && word != "dns" {
         return Err(format!("\"{scheme}://{rest}\" has no target"));
     }
-    if matches!(word, "udp" | "websocket") {
+    if WITH_TEXTS.contains(&word) {
         for (key, text) in [("send", &options.exchange.0), ("expect", &options.exchange.1)] {
             if !text.is_empty() {
                 set(&mut spec, key, json!(text));
@@ -154,16 +154,17 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// These are never a list or mapping, whatever they begin with: `{"id": 7}`, `[0-9]+`.
+/// These are never a list or mapping of these kinds, whatever they begin with: `{"id": 7}`, `[0-9]+`. Other kinds have a mapping `expect`.
 const TEXTS: [&str; 2] = ["send", "expect"];
+const WITH_TEXTS: [&str; 2] = ["udp", "websocket"];
 
 /// A value as YAML: a list or mapping as it is written, text quoted.
-fn yaml(value: &Value) -> String {
+fn yaml(value: &Value, texts: &[&str]) -> String {
     match value {
         Value::Object(map) => {
             let entry = |(key, value): (&String, &Value)| {
-                let text = value.is_string() && TEXTS.contains(&key.as_str());
-                format!("{}: {}", json!(key), if text { value.to_string() } else { yaml(value) })
+                let text = value.is_string() && texts.contains(&key.as_str());
+                format!("{}: {}", json!(key), if text { value.to_string() } else { yaml(value, &[]) })
             };
             let entries: Vec<String> = map.iter().map(entry).collect();
             format!("{{{}}}", entries.join(", "))
@@ -178,7 +179,7 @@ fn read(word: &str, target: &str, spec: &Map<String, Value>, timeout_us: u64) ->
     let text = format!(
         "apiVersion: probity/v1\nkind: Probe\nmetadata: {{name: probe}}\nspec: {{interval: 24h{timeout}, target: {}, {word}: {}}}\n",
         json!(target),
-        yaml(&Value::Object(spec.clone()))
+        yaml(&Value::Object(spec.clone()), if WITH_TEXTS.contains(&word) { &TEXTS } else { &[] })
     );
     let parsed = parse(&[SourceFile { name: String::new(), text }], "default");
     if !parsed.problems.is_empty() {
@@ -215,6 +216,8 @@ mod tests {
         assert_eq!((dns.server.as_str(), dns.record_type.as_str(), dns.transport()), ("1.1.1.1", "AAAA", DnsTransport::Tls));
         assert_eq!(dns.expect.map(|e| e.rcodes), Some(vec!["NOERROR".to_owned(), "NXDOMAIN".to_owned()]));
         assert!(dns.tls.is_some_and(|t| t.skip_verify));
+        let Ok(Kind::Dns(dns)) = typed("dns", "1.1.1.1/example.com?expect={rcodes: [NXDOMAIN]}") else { panic!("dns") };
+        assert_eq!(dns.expect.map(|e| e.rcodes), Some(vec!["NXDOMAIN".to_owned()]));
         let Ok(Kind::Dns(dns)) = typed("dns", "1.1.1.1/example.com?dnssec") else { panic!("dns") };
         assert!(dns.validate.is_some(), "{dns:?}");
         let Ok(Kind::Dns(dns)) = typed("dns", "/example.com") else { panic!("dns") };
