@@ -4,6 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::sys::time::TimeSpec;
@@ -17,6 +18,8 @@ pub(crate) struct Alarm {
     timer: TimerFd,
     /// The same, as tokio waits for it.
     ready: AsyncFd<OwnedFd>,
+    /// That it failed was told: it sleeps hundreds of times a second.
+    told: AtomicBool,
 }
 
 impl Alarm {
@@ -24,13 +27,15 @@ impl Alarm {
     pub(crate) fn new() -> io::Result<Alarm> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         let ready = AsyncFd::with_interest(timer.as_fd().try_clone_to_owned()?, Interest::READABLE)?;
-        Ok(Alarm { timer, ready })
+        Ok(Alarm { timer, ready, told: AtomicBool::new(false) })
     }
 
     /// Sleeps until then. One that is dropped before its end is forgotten by the next. Should the timer fail, tokio's is late but there.
     pub(crate) async fn sleep_until(&self, end: Instant) {
         if let Err(error) = self.sleep(end).await {
-            tracing::error!(%error, "a timer failed: slots start up to a millisecond late");
+            if !self.told.swap(true, Ordering::Relaxed) {
+                tracing::error!(%error, "a timer failed: slots start up to a millisecond late");
+            }
             tokio::time::sleep_until(end.into()).await;
         }
     }

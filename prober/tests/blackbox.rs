@@ -167,7 +167,9 @@ async fn tcp_modules_of_the_example() {
          - expect: \"^220 ([^ ]+) ESMTP (.+)$\"\n        - send: \"EHLO prober\\r\"\n        - expect: \"^250-STARTTLS\"\n        - send: \"STARTTLS\\r\"\n        \
          - expect: \"^220\"\n        - starttls: true\n        - send: \"EHLO prober\\r\"\n        - expect: \"^250-AUTH\"\n        - send: \"QUIT\\r\"\n  \
          ssh_banner_extract:\n    prober: tcp\n    timeout: 5s\n    tcp:\n      query_response:\n        - expect: \"^SSH-2.0-([^ -]+)(?: (.*))?$\"\n          labels:\n          \
-         - name: ssh_version\n            value: \"${{1}}\"\n          - name: ssh_comments\n            value: \"${{2}}\"\n",
+         - name: ssh_version\n            value: \"${{1}}\"\n          - name: ssh_comments\n            value: \"${{2}}\"\n  \
+         ssh_and_more:\n    prober: tcp\n    timeout: 5s\n    tcp:\n      query_response:\n        - expect: \"^SSH-2.0-(.*)$\"\n          labels:\n          \
+         - name: ssh_version\n            value: \"${{1}}\"\n        - expect: \"^more\"\n",
         authority.pem()
     );
     let served = served_with(&text).await;
@@ -200,6 +202,9 @@ async fn tcp_modules_of_the_example() {
     let ssh = |banner: &'static str| common::serve(move |mut stream, _| async move { drop(stream.write_all(banner.as_bytes()).await) });
     let labelled = served.probe("ssh_banner_extract", &ssh("SSH-2.0-OpenSSH_9.2p1 Debian \"x\"\r\n").await.to_string()).await;
     assert_lines(&labelled, &["probe_success 1", r#"probe_expect_info{ssh_comments="Debian \"x\"",ssh_version="OpenSSH_9.2p1"} 1"#]);
+    // What was said before a later step failed stays said.
+    let half = served.probe("ssh_and_more", &ssh("SSH-2.0-OpenSSH_9.2p1\r\n").await.to_string()).await;
+    assert_lines(&half, &["probe_success 0", r#"probe_expect_info{ssh_version="OpenSSH_9.2p1"} 1"#]);
     let other = served.probe("ssh_banner_extract", &ssh("220 no shell\r\n").await.to_string()).await;
     assert_lines(&other, &["probe_success 0", "probe_failed_due_to_regex 1"]);
     assert!(!other.contains("probe_expect_info"), "{other}");

@@ -32,6 +32,10 @@ pub(super) async fn converse(attempt: &mut Attempt<'_>, wire: Wire, steps: &[Lin
             if let Some(groups) = pattern.captures(&line) {
                 send = expanded(&groups, &step.send);
                 labels.extend(step.labels.iter().map(|label| (label.name.as_str(), label_value(&groups, &label.value))));
+                // At once: what the server said stays said, should a later step fail.
+                if !labels.is_empty() {
+                    attempt.fact(LABELS_FACT, serde_json::to_string(&labels).unwrap_or_default());
+                }
             }
         }
         if !send.is_empty() {
@@ -43,9 +47,6 @@ pub(super) async fn converse(attempt: &mut Attempt<'_>, wire: Wire, steps: &[Lin
         if step.start_tls {
             stream = BufReader::new(secured(attempt, stream, host, options).await?);
         }
-    }
-    if !labels.is_empty() {
-        attempt.fact(LABELS_FACT, serde_json::to_string(&labels).unwrap_or_default());
     }
     Ok(())
 }
