@@ -25,7 +25,8 @@ const PATIENCE_US: u64 = 1_000_000;
 
 /// A check that runs at least this often is kept as its runs need it...
 const OFTEN_US: u64 = 2_000_000;
-/// ...if it is among so many: what they take is a prober's, not a probe's (some 16 MiB), and more runs than these it would not do in time.
+/// ...if it is among so many of the newest, or of those before them: what they take is a prober's, not a probe's (at most some 32 MiB), and more runs
+/// than these it would not do in time.
 const KEPT_MAX: usize = 8_192;
 
 /// A check as its runs need it.
@@ -65,6 +66,9 @@ impl Shared {
         let prepared = Arc::new(Prepared { packed: slot.packed.clone(), spec: slot.spec()?, good: OnceLock::new() });
         if prepared.spec.interval_us <= OFTEN_US {
             self.prepared.put(slot.assignment, prepared.clone());
+        } else {
+            // It may have run more often before.
+            self.prepared.remove(&slot.assignment);
         }
         Ok(prepared)
     }

@@ -411,9 +411,18 @@ struct Signed {
 
 impl Signed {
     fn new() -> Signed {
+        Signed::with(|key| key)
+    }
+
+    /// Its key is no longer to be trusted (RFC 5011, section 2.1).
+    fn revoked() -> Signed {
+        Signed::with(|key| DNSKEY::new(true, true, true, key.public_key().clone()))
+    }
+
+    fn with(flags: impl FnOnce(DNSKEY) -> DNSKEY) -> Signed {
         let pkcs8 = Ed25519SigningKey::generate_pkcs8().expect("a key");
         let key = Ed25519SigningKey::from_pkcs8(&pkcs8).expect("a key");
-        let dnskey = DNSKEY::from_key(&key.to_public_key().expect("its public part"));
+        let dnskey = flags(DNSKEY::from_key(&key.to_public_key().expect("its public part")));
         let signer = DnssecSigner::new(dnskey.clone(), Box::new(key), name("example."), std::time::Duration::from_secs(7_200));
         Signed { signer, key: dnskey }
     }
@@ -476,15 +485,22 @@ async fn signatures_are_validated_from_a_given_anchor() {
     let result = probe(&spec(liar, &anchor)).await;
     assert_reason(&result, Reason::DnssecBogus);
     // The anchor beside a key of somebody else's: only what the anchor signed, and in its time, makes that key the zone's.
-    let stranger = Arc::new(Signed::new());
+    let (stranger, revoked) = (Arc::new(Signed::new()), Arc::new(Signed::revoked()));
     let ago = |hours| time::OffsetDateTime::now_utc() - time::Duration::hours(hours);
-    for (signer, hours, reason) in
-        [(&zone, 1, Reason::Good), (&stranger, 1, Reason::DnssecBogus), (&zone, 3, Reason::DnssecBogus), (&zone, -3, Reason::DnssecBogus)]
-    {
-        let (signer, both, of_stranger) = (signer.clone(), [zone.key.clone(), stranger.key.clone()], stranger.clone());
+    // Who is beside the anchor, who signed the keys and when, and who the address.
+    for (beside, signer, hours, of_address, reason) in [
+        (&stranger, &zone, 1, &stranger, Reason::Good),
+        (&stranger, &stranger, 1, &stranger, Reason::DnssecBogus),
+        (&stranger, &zone, 3, &stranger, Reason::DnssecBogus),
+        (&stranger, &zone, -3, &stranger, Reason::DnssecBogus),
+        // A key on its way out harms nothing, and proves nothing.
+        (&revoked, &zone, 1, &zone, Reason::Good),
+        (&revoked, &zone, 1, &revoked, Reason::DnssecBogus),
+    ] {
+        let (signer, both, of_address) = (signer.clone(), [zone.key.clone(), beside.key.clone()], of_address.clone());
         let server = udp(move |q| {
             if q.queries[0].query_type() != RecordType::DNSKEY {
-                return bytes(&of_stranger.answer(q));
+                return bytes(&of_address.answer(q));
             }
             let mut answer = answer_to(q);
             signer.sign_at(&mut answer, name("example."), both.clone().map(|key| RData::DNSSEC(DNSSECRData::DNSKEY(key))).to_vec(), ago(hours));

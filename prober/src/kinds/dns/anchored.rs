@@ -7,7 +7,8 @@ use hickory_proto::dnssec::rdata::{DNSKEY, DNSSECRData, RRSIG};
 use hickory_proto::dnssec::{TrustAnchors, Verifier};
 use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType, SerialNumber};
 
-/// The keys of a zone among the answers to a query for them; none, when no anchor signed them.
+/// The keys of a zone among the answers to a query for them; none, when no anchor signed them. A revoked one (RFC 5011, section 2.1) is among
+/// them: the validator needs all of a set, and takes no signature by that one.
 pub(super) fn proven<'m>(zone: &Name, answers: &'m [Record], anchors: &TrustAnchors, now_s: u32) -> Vec<&'m DNSKEY> {
     let of_zone = || answers.iter().filter(|r| r.name == *zone && r.dns_class == DNSClass::IN);
     let records: Vec<&Record> = of_zone().filter(|r| r.record_type() == RecordType::DNSKEY).collect();
@@ -17,7 +18,7 @@ pub(super) fn proven<'m>(zone: &Name, answers: &'m [Record], anchors: &TrustAnch
     let anchored: Vec<&DNSKEY> = keys.iter().copied().filter(usable).filter(|key| anchors.contains_with_name(key.public_key(), &name)).collect();
     let mut signatures = of_zone().filter_map(|r| if let RData::DNSSEC(DNSSECRData::RRSIG(signature)) = &r.data { Some(signature) } else { None });
     let holds = |signature: &RRSIG| applies(signature, zone, now_s) && anchored.iter().any(|key| signed_by(signature, key, zone, &records));
-    if signatures.any(holds) { keys.into_iter().filter(usable).collect() } else { Vec::new() }
+    if signatures.any(holds) { keys } else { Vec::new() }
 }
 
 /// RFC 4035, section 5.3.1
