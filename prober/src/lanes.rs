@@ -20,6 +20,9 @@ const BATCHES: usize = 256;
 const SLICE_US: i64 = 20_000;
 /// Between two wakings of a lane for a slot: those that are due within this start together.
 const TURN_GAP: Duration = Duration::from_micros(200);
+/// While slots start, a timer ends within so long. tokio tells a runtime by a system call of each timer that ends before all others, also
+/// the runtime's own: without this one, of nearly every run's time-out.
+const PULSE: Duration = Duration::from_millis(50);
 
 /// What starts at a time.
 pub(crate) trait Timed: Send + 'static {
@@ -82,10 +85,12 @@ fn drive<T: Timed>(runtime: Runtime, batches: mpsc::Receiver<Vec<T>>, alarm: &Al
 async fn keep_time<T: Timed>(mut batches: mpsc::Receiver<Vec<T>>, alarm: &Alarm) {
     let mut waiting: VecDeque<T> = VecDeque::new();
     let mut last_turn = Instant::now();
+    let mut pulse = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         let next = waiting.front().map(|first| first.at().max(last_turn + TURN_GAP));
         tokio::select! {
             () = alarm.sleep_until(next.unwrap_or(last_turn)), if next.is_some() => {}
+            () = &mut pulse, if !pulse.is_elapsed() => {}
             batch = batches.recv() => match batch {
                 Some(batch) => batch.into_iter().for_each(|one| insert(&mut waiting, one)),
                 None => return,
@@ -93,6 +98,9 @@ async fn keep_time<T: Timed>(mut batches: mpsc::Receiver<Vec<T>>, alarm: &Alarm)
         }
         last_turn = Instant::now();
         while waiting.front().is_some_and(|first| first.at() <= last_turn) {
+            if pulse.is_elapsed() {
+                pulse.as_mut().reset((last_turn + PULSE).into());
+            }
             if let Some(due) = waiting.pop_front() {
                 due.start();
             }

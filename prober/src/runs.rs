@@ -25,9 +25,9 @@ const PATIENCE_US: u64 = 1_000_000;
 
 /// A check that runs at least this often is kept as its runs need it...
 const OFTEN_US: u64 = 2_000_000;
-/// ...if it is among so many of the newest, or of those before them: what they take is a prober's, not a probe's (at most some 32 MiB), and more runs
-/// than these it would not do in time.
-const KEPT_MAX: usize = 8_192;
+/// ...if it is among so many, or among as many before them: more runs than these it would not do in time, and checks that run in turn must not
+/// push each other out. What they take is a prober's, not a probe's (some 2 KiB each).
+const KEPT_MAX: usize = 16_384;
 
 /// A check as its runs need it.
 #[derive(Debug)]
