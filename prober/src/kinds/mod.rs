@@ -98,7 +98,6 @@ impl Default for ContextConfig {
 impl ProbeContext {
     /// Opens what runs share. Call it on a tokio runtime.
     pub fn new(config: ContextConfig) -> ProbeContext {
-        let icmp = icmp::Sockets::default();
         ProbeContext {
             policy: config.address_policy,
             resolvers: Resolvers::system(),
@@ -107,8 +106,8 @@ impl ProbeContext {
             patterns: Arc::new(patterns::Patterns::new()),
             pool: http::Pool::default(),
             tokens: http::Tokens::new(),
-            ping_hint: icmp.hint(),
-            icmp,
+            ping_hint: icmp::Sockets::hint(),
+            icmp: icmp::Sockets::default(),
             bad: BadChecks::default(),
             bodies: bodies::Bodies::new(config.bodies_bytes_max),
             otel: config.otel,

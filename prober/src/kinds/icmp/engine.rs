@@ -1,4 +1,4 @@
-//! One socket shared by all runs: packets go out from the run's own task, one task reads what comes back and hands it to the run it is of.
+//! One socket shared by the runs of a thread: packets go out from the run's own task, one task reads what comes back and hands it to the run it is of.
 //!
 //! Both ends of a round trip are stamped by the kernel where it does so: on its way out in the error queue, on its way in beside the
 //! message. The kernel stamps with the wall clock; where that was set meanwhile, the monotonic clock around the system calls is used.

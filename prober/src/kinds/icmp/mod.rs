@@ -8,6 +8,7 @@ mod stats;
 mod transport;
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::{Attempt, Failure, ProbeContext, net};
 use engine::{Engine, Session};
 pub use path::Hop;
-use socket::Sending;
+use socket::{IcmpSocket, Sending};
 use stats::Stats;
 
 /// Lets everybody ping without being root.
@@ -28,20 +29,39 @@ const SPARE: Duration = Duration::from_millis(10);
 /// A run's report waits no longer for the path that belongs to it.
 const PATH_TIME_MAX: Duration = Duration::from_secs(3);
 
-/// The sockets that all runs share, opened when first needed: by family, and whether fragmenting is forbidden.
-#[derive(Debug, Default)]
+/// The sockets that all runs share, opened when first needed. Each thread has its own while there are no more threads than processors: the kernel
+/// lets one sender at a time into a raw socket, and who waits there sleeps.
+#[derive(Debug)]
 pub(crate) struct Sockets {
-    engines: [OnceLock<Option<Arc<Engine>>>; 4],
+    of_threads: Vec<Engines>,
+}
+
+/// By family, and whether fragmenting is forbidden.
+type Engines = [OnceLock<Option<Arc<Engine>>>; 4];
+
+impl Default for Sockets {
+    fn default() -> Sockets {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Sockets { of_threads: (0..threads).map(|_| Engines::default()).collect() }
+    }
+}
+
+/// Threads that have pinged so far.
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// This one's number.
+    static THREAD: usize = THREADS.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Sockets {
     /// How to get the right that is missing; empty when it is there.
-    pub(crate) fn hint(&self) -> String {
-        if self.get(false, false).is_some() { String::new() } else { MEND.to_owned() }
+    pub(crate) fn hint() -> String {
+        if IcmpSocket::open(false, false).is_ok() { String::new() } else { MEND.to_owned() }
     }
 
     fn get(&self, v6: bool, dont_fragment: bool) -> Option<&Arc<Engine>> {
-        let slot = &self.engines[usize::from(v6) + 2 * usize::from(dont_fragment)];
+        let of_thread = &self.of_threads[THREAD.with(|number| number % self.of_threads.len())];
+        let slot = &of_thread[usize::from(v6) + 2 * usize::from(dont_fragment)];
         slot.get_or_init(|| Engine::start(v6, dont_fragment).map_err(|e| tracing::debug!(v6, "no ICMP socket: {e}")).ok().map(Arc::new)).as_ref()
     }
 }

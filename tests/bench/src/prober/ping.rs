@@ -34,24 +34,28 @@ const FPING_PACKETS_MAX: u64 = 60_000;
 pub(crate) async fn flood(rate: u64, seconds: u64) {
     let runners = (rate * PACKET_INTERVAL_US / 1_000_000).max(1);
     let context = Arc::new(ProbeContext::new(ContextConfig { address_policy: AddressPolicy::Anywhere, ..ContextConfig::default() }));
-    let (start, before) = (Instant::now(), cpu(UsageWho::RUSAGE_SELF));
+    let before = cpu(UsageWho::RUSAGE_SELF);
     let runner = |i: u64| {
         let context = context.clone();
         async move {
             let host = Ipv4Addr::new(127, 0, (i / 250 % 250) as u8, (i % 250 + 1) as u8);
-            // Spread, as slots are.
-            tokio::time::sleep(Duration::from_micros(PACKET_INTERVAL_US * i / runners)).await;
+            // Spread, as slots are: no two runs begin at once.
+            tokio::time::sleep(Duration::from_micros(PACKET_INTERVAL_US * u64::from(PACKETS_PER_RUN) * i / runners)).await;
+            let began = Instant::now();
             let mut results = Vec::new();
-            for _ in 0..seconds {
+            for _ in 0..=seconds {
                 results.push(run_check(&context, &check(host, PACKETS_PER_RUN), &RunInfo::default()).await);
             }
-            results
+            (results, began.elapsed())
         }
     };
     let tasks: Vec<_> = (0..runners).map(|i| tokio::spawn(runner(i))).collect();
     let mut results: Vec<RunResult> = Vec::new();
-    for task in tasks {
-        results.extend(task.await.unwrap_or_default());
+    let mut per_second = 0.0;
+    for (of_runner, took) in futures_util::future::join_all(tasks).await.into_iter().flatten() {
+        // Of each while it ran: together they are the rate while all did.
+        per_second += of_runner.len() as f64 * f64::from(PACKETS_PER_RUN) / took.as_secs_f64();
+        results.extend(of_runner);
     }
     let fact = |r: &RunResult, name: &str| r.facts.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()).unwrap_or_default();
     let number = |r: &RunResult, name: &str| fact(r, name).parse::<u64>().unwrap_or(0);
@@ -61,8 +65,7 @@ pub(crate) async fn flood(rate: u64, seconds: u64) {
     means.sort_by(f64::total_cmp);
     let by_kernel = results.iter().filter(|r| fact(r, "icmp.stamps") == "kernel").count();
     println!(
-        "{:.0} {sent} {} {:.3} {} {:.2} {:.2}",
-        sent as f64 / start.elapsed().as_secs_f64(),
+        "{per_second:.0} {sent} {} {:.3} {} {:.2} {:.2}",
         sent - received,
         (cpu(UsageWho::RUSAGE_SELF) - before).as_secs_f64() * 1e6 / sent as f64,
         by_kernel * 100 / results.len().max(1),
