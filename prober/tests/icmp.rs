@@ -76,26 +76,31 @@ async fn options_reach_the_packet() {
     if !may_ping(true) {
         return;
     }
-    // What arrives, as a raw socket sees it: with the IPv4 header.
+    let packet = sent_to([127, 0, 0, 77], "{payloadSize: 1000, ttl: 7, dscp: ef, dontFragment: true}\nsource: {address: 127.0.0.78}").await;
+    assert_eq!(packet.len(), 20 + 8 + 1_000);
+    assert_eq!((packet[1], packet[8], packet[6] & 0x40), (46 << 2, 7, 0x40), "DSCP, TTL, DF");
+    assert_eq!(packet[12..16], [127, 0, 0, 78], "the source");
+    // The whole octet, its two bits of congestion notification too.
+    let packet = sent_to([127, 0, 0, 79], "{tos: 9}").await;
+    assert_eq!((packet[1], packet[8]), (9, 64), "type of service, TTL");
+}
+
+/// Pings an address, and gives the request as a raw socket sees it arrive: with the IPv4 header.
+async fn sent_to(host: [u8; 4], icmp: &str) -> Vec<u8> {
     let sniffer = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).expect("raw");
     sniffer.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
-    let result = probe("target: 127.0.0.77\nicmp: {payloadSize: 1000, ttl: 7, dscp: ef, dontFragment: true}\nsource: {address: 127.0.0.78}").await;
-    assert_reason(&result, Reason::Good);
-    let packet = tokio::task::spawn_blocking(move || {
+    assert_reason(&probe(&format!("target: {}\nicmp: {icmp}", Ipv4Addr::from(host))).await, Reason::Good);
+    let sniff = move || {
         use std::io::Read;
         let mut buffer = [0; 2_048];
         loop {
             let n = (&sniffer).read(&mut buffer).expect("the request is seen");
-            if buffer[20] == 8 && buffer[16..20] == [127, 0, 0, 77] {
+            if buffer[20] == 8 && buffer[16..20] == host {
                 return buffer[..n].to_vec();
             }
         }
-    })
-    .await
-    .expect("it reads");
-    assert_eq!(packet.len(), 20 + 8 + 1_000);
-    assert_eq!((packet[1], packet[8], packet[6] & 0x40), (46 << 2, 7, 0x40), "DSCP, TTL, DF");
-    assert_eq!(packet[12..16], [127, 0, 0, 78], "the source");
+    };
+    tokio::task::spawn_blocking(sniff).await.expect("it reads")
 }
 
 #[tokio::test]

@@ -193,6 +193,15 @@ async fn assertions() {
     }
     cases.push((expect(&format!("body: [{{sha256: {sha}}}]")), Reason::Good));
     cases.push((expect(&format!("body: [{{sha256: {}}}]", "0".repeat(64))), Reason::BodyMismatch));
+    // A server that knows no later version.
+    let old = serve(|mut stream, _| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nuntil it closes").await;
+    })
+    .await;
+    let of_old = |e: &str| format!("target: http://{old}/\nhttp: {{expect: {{{e}}}}}");
+    cases.push((of_old("version: ['1.0'], body: [{contains: closes}]"), Reason::Good));
+    cases.push((of_old("version: ['1.1', '2']"), Reason::VersionMismatch));
     check_all(&cases).await;
     let result = probe(&expect("body: [{schema: {properties: {status: {type: integer}}}}]")).await;
     assert!(result.message.contains("/status"), "it says where: {}", result.message);

@@ -140,6 +140,24 @@ async fn dialogues_capture_and_secure() {
 }
 
 #[tokio::test]
+async fn line_by_line() {
+    use Act::{Hear, Say};
+    let authority = Authority::new();
+    let server = upgrading(&authority, &[Say(b"220-mail\r\n220 id=4711 hello\r\n"), Hear(b"TOKEN 4711 please\r\n"), Say(b"250 fine\r\n")]).await;
+    // A line that does not fit is passed over; what an expression takes ends with its line.
+    let lines = r#"  lines:
+    - {expect: '^220 id=(\d+) hello\r?$', send: "TOKEN ${1} please\r"}
+    - {expect: '^250', startTls: true}
+    - {expect: '^220 secure\r?$'}
+"#;
+    let result = probe(&spec(server, &authority.pem(), lines)).await;
+    assert_reason(&result, Reason::Good);
+    assert!(phase_names(&result.phases).contains(&"tls"), "{result:?}");
+    let result = probe(&spec(server, &authority.pem(), &lines.replace("secure", "insecure")).replace("timeout: 3s", "timeout: 500ms")).await;
+    assert_reason(&result, Reason::ResponseTimeout);
+}
+
+#[tokio::test]
 async fn exchanges_that_fail() {
     let noisy = serve(|mut stream, _| async move {
         let chunk = [b'x'; 16 * 1024];
