@@ -2,7 +2,7 @@
 //!
 //! Each halt that waits stands for itself: one that the leader refuses, or a lift that fails, takes nothing from another that holds.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,24 +25,29 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// Halts that were taken here and are not committed yet; while there is one, this member's probers are halted.
 #[derive(Debug, Default)]
 pub(crate) struct HaltLatch {
-    waiting: Mutex<(u64, BTreeSet<u64>)>,
+    /// The newest number, and the request of each that waits.
+    waiting: Mutex<(u64, BTreeMap<u64, String>)>,
 }
 
 impl HaltLatch {
-    fn lock(&self) -> MutexGuard<'_, (u64, BTreeSet<u64>)> {
+    fn lock(&self) -> MutexGuard<'_, (u64, BTreeMap<u64, String>)> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one; what stands for it.
-    pub(crate) fn take(&self) -> u64 {
+    /// Takes one; what stands for it, and whether it was not taken before: who handed it on asks again until it is committed.
+    pub(crate) fn take(&self, request_id: &str) -> (u64, bool) {
         let mut waiting = self.lock();
+        let known = waiting.1.iter().find(|(_, known)| !request_id.is_empty() && *known == request_id);
+        if let Some((id, _)) = known {
+            return (*id, false);
+        }
         waiting.0 += 1;
         let id = waiting.0;
-        waiting.1.insert(id);
+        waiting.1.insert(id, request_id.to_owned());
         if waiting.1.len() > WAITING_MAX {
             waiting.1.pop_first();
         }
-        id
+        (id, true)
     }
 
     /// That one is committed, or refused.
@@ -57,12 +62,12 @@ impl HaltLatch {
 
     /// A lift was committed: it is of all up to the newest that there was when it was asked for.
     pub(crate) fn lift(&self, up_to: u64) {
-        self.lock().1.retain(|id| *id > up_to);
+        self.lock().1.retain(|id, _| *id > up_to);
     }
 
     /// Whether that one waits still.
     fn waits(&self, id: u64) -> bool {
-        self.lock().1.contains(&id)
+        self.lock().1.contains_key(&id)
     }
 
     /// Whether any does.
@@ -83,7 +88,7 @@ impl OperatorService {
         let admitted = Admitted::of(&request)?;
         let asked = request.get_ref().clone();
         // Taken by any coordinator, without a quorum too: its probers hear of it with their next heartbeat.
-        let id = self.node.take_halt();
+        let (id, fresh) = self.node.take_halt(&asked.request_id);
         let probers_told = self.node.shared.fleet.lock().len() as u32;
         let all_ended_by_us = self.node.now_us() + probity_core::gameday::LEASE_US + 5_000_000;
         let op = Op::SetHalt(SetHalt { reason: asked.reason.clone() });
@@ -92,7 +97,7 @@ impl OperatorService {
         let hand_on_for = link.as_ref().filter(|_| !admitted.handed_on);
         match self.commit_halt(id, command.clone(), hand_on_for, &asked).await {
             Ok((committed, told_there)) => {
-                if !committed {
+                if !committed && fresh {
                     self.go_on_halting(id, command, link, asked);
                 }
                 Ok(HaltReply { committed, all_ended_by_us, probers_told: probers_told + told_there })
@@ -102,7 +107,9 @@ impl OperatorService {
                 Err(status)
             }
             Err(_) => {
-                self.go_on_halting(id, command, link, asked);
+                if fresh {
+                    self.go_on_halting(id, command, link, asked);
+                }
                 Ok(HaltReply { committed: false, all_ended_by_us, probers_told })
             }
         }
@@ -155,17 +162,17 @@ mod tests {
     fn one_that_is_refused_takes_nothing_from_another() {
         let latch = HaltLatch::default();
         assert!(!latch.is_on());
-        let (first, second) = (latch.take(), latch.take());
+        let ((first, _), (second, _)) = (latch.take("a"), latch.take("b"));
         latch.settle(second);
         assert!(latch.is_on() && latch.waits(first) && !latch.waits(second), "the first holds still");
         latch.settle(second);
         assert!(latch.is_on(), "and is not settled by what settles another twice");
         latch.settle(first);
         assert!(!latch.is_on());
-        latch.take();
-        latch.take();
+        latch.take("c");
+        latch.take("d");
         let asked_for = latch.newest();
-        let later = latch.take();
+        let (later, _) = latch.take("e");
         latch.lift(asked_for);
         assert!(latch.waits(later), "what was taken while a lift was on its way holds");
         latch.lift(latch.newest());
@@ -175,8 +182,18 @@ mod tests {
     #[test]
     fn those_that_wait_are_bounded_and_hold_on() {
         let latch = HaltLatch::default();
-        let ids: Vec<u64> = (0..WAITING_MAX + 3).map(|_| latch.take()).collect();
+        let ids: Vec<u64> = (0..WAITING_MAX + 3).map(|n| latch.take(&n.to_string()).0).collect();
         assert_eq!(ids.iter().filter(|id| latch.waits(**id)).count(), WAITING_MAX);
         assert!(latch.waits(ids[ids.len() - 1]) && !latch.waits(ids[0]));
+    }
+    #[test]
+    fn one_that_is_asked_for_again_is_the_same() {
+        let latch = HaltLatch::default();
+        let (first, fresh) = latch.take("a");
+        assert!(fresh);
+        assert_eq!(latch.take("a"), (first, false));
+        latch.settle(first);
+        assert!(!latch.is_on(), "one answer settles it");
+        assert_ne!(latch.take(""), latch.take(""), "who gives no id asks for another each time");
     }
 }

@@ -237,10 +237,10 @@ impl Node {
     }
 
     /// Latches a halt, until it is settled or all are lifted.
-    pub(crate) fn take_halt(&self) -> u64 {
-        let id = self.shared.halt_latch.take();
+    pub(crate) fn take_halt(&self, request_id: &str) -> (u64, bool) {
+        let taken = self.shared.halt_latch.take(request_id);
         self.shared.fleet.wake(&Touched::Everybody);
-        id
+        taken
     }
 
     pub(crate) fn settle_halt(&self, id: u64) {

@@ -261,7 +261,9 @@ async fn cost(probity: &Path, targets: &Targets, options: &Options) -> Result<()
         options.rounds, options.seconds
     );
     let mut rows = vec![
-        ["KIND", "ASKED/S", "RUNS/S", "MISSED OR WRONG", "CPU US/RUN", "BARE US", "RATIO", "BARE US FLAT OUT", "BARE/S FLAT OUT"].map(str::to_owned).to_vec(),
+        ["KIND", "ASKED/S", "RUNS/S", "MISSED OR WRONG", "CPU US/RUN", "BARE US FLAT OUT", "RATIO", "BARE/S FLAT OUT", "BARE US SAME RATE", "RATIO"]
+            .map(str::to_owned)
+            .to_vec(),
     ];
     for kind in [Kind::Http, Kind::Tcp, Kind::Dns] {
         if kind == Kind::Dns && targets.dns.is_none() {
@@ -284,7 +286,7 @@ async fn cost(probity: &Path, targets: &Targets, options: &Options) -> Result<()
             flat_out.push(cpu_us);
             bare_rates.push(rate);
         }
-        let (ours, bare) = (median(&mut ours), median(&mut bares));
+        let (ours, bare, flat_out) = (median(&mut ours), median(&mut bares), median(&mut flat_out));
         let word = format!("{kind:?}").to_lowercase();
         rows.push(vec![
             word,
@@ -292,10 +294,11 @@ async fn cost(probity: &Path, targets: &Targets, options: &Options) -> Result<()
             format!("{:.0}", median(&mut rates)),
             wrong.to_string(),
             format!("{ours:.1}"),
+            format!("{flat_out:.1}"),
+            format!("{:.2}", ours / flat_out),
+            format!("{:.0}", median(&mut bare_rates)),
             format!("{bare:.1}"),
             format!("{:.2}", ours / bare),
-            format!("{:.1}", median(&mut flat_out)),
-            format!("{:.0}", median(&mut bare_rates)),
         ]);
     }
     print_table(&rows);
