@@ -12,6 +12,7 @@ mod forward;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod gate;
+mod gather;
 mod halt;
 mod heartbeat;
 mod http;
