@@ -22,6 +22,9 @@ const TICK: Duration = Duration::from_millis(50);
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// A leader without a quorum of wall clocks that agree with its own says so after this long.
 const CLOCKS_PATIENCE: Duration = Duration::from_secs(5);
+/// A step that takes longer is told, once in so long: others wait for this member meanwhile, and after twice as much they elect.
+const SLOW_STEP: Duration = Duration::from_millis(250);
+const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// Inputs of one step: what is gathered while the last one was on its way to the disk.
 const BATCH: usize = 512;
 
@@ -42,6 +45,7 @@ pub(crate) struct Driver {
     pub(crate) replica: Replica,
     pub(crate) node: Node,
     pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) messages: mpsc::Receiver<Input>,
     pub(crate) applied: watch::Sender<u64>,
     pub(crate) leadership: watch::Sender<Leadership>,
     pub(crate) peers: Peers,
@@ -85,7 +89,10 @@ impl Driver {
         let mut full = false;
         // The last step left something to do.
         let mut more = false;
+        // It is time to look whether the state waits for time to pass.
+        let mut due = false;
         let mut warned = false;
+        let mut slow_told: Option<Instant> = None;
         self.learn_addresses();
         loop {
             let mut batch: VecDeque<Request> = VecDeque::new();
@@ -104,24 +111,31 @@ impl Driver {
                         reported_at = Instant::now();
                         inputs.extend(self.sync_times.p99_us().map(|p99_us| Input::Persistence { p99_us }));
                     }
-                    if self.tick_due() && !tick_proposed {
-                        tick_proposed = true;
-                        waiting.insert(next_tag, Waiter::Tick);
-                        inputs.push(self.proposal(next_tag, Node::command(Op::Tick(Tick {}))));
-                        next_tag += 1;
-                    }
+                    due = true;
                 }
+                Some(message) = self.messages.recv() => inputs.push(message),
                 request = self.requests.recv() => match request {
                     Some(request) => batch.push_back(request),
                     None => return Ok(()),
                 },
                 () = std::future::ready(()), if more => {}
             }
+            while inputs.len() < BATCH
+                && let Ok(message) = self.messages.try_recv()
+            {
+                inputs.push(message);
+            }
             while batch.len() < BATCH {
                 match self.requests.try_recv() {
                     Ok(request) => batch.push_back(request),
                     Err(_) => break,
                 }
+            }
+            if std::mem::take(&mut due) && !tick_proposed && self.tick_due() {
+                tick_proposed = true;
+                waiting.insert(next_tag, Waiter::Tick);
+                inputs.push(self.proposal(next_tag, Node::command(Op::Tick(Tick {}))));
+                next_tag += 1;
             }
             let mut queries = Vec::new();
             for request in batch {
@@ -147,8 +161,6 @@ impl Driver {
                         inputs.push(Input::Read { tag: next_tag });
                         next_tag += 1;
                     }
-                    Request::Peer(message) => inputs.push(Input::Peer(*message)),
-                    Request::Unreachable(id) => inputs.push(Input::Unreachable(id)),
                     Request::Query(query) => queries.push(query),
                     Request::Form(cluster_id, voters, reply) => belongs(self.replica.form(&cluster_id, &voters), reply)?,
                     Request::Join(cluster_id, reply) => belongs(self.replica.join(&cluster_id), reply)?,
@@ -167,9 +179,19 @@ impl Driver {
                 }
             }
             let was_leading = self.leadership.borrow().clone();
+            let began = Instant::now();
             let outputs = self.replica.step(inputs)?;
+            let took = began.elapsed();
+            if took > SLOW_STEP && slow_told.is_none_or(|at| at.elapsed() > TOLD_EVERY) {
+                slow_told = Some(Instant::now());
+                tracing::warn!(took_ms = took.as_millis() as u64, "a step took long: this host is busy, or its disk is slow; after 500 ms the others elect");
+            }
             more = outputs.more;
+            let ticking = tick_proposed;
             self.hand_out(outputs, &mut waiting, &mut tick_proposed);
+            // What a tick left to do is not put off until time has passed.
+            due = ticking && !tick_proposed && self.pass_under_way();
+            more |= due;
             if self.follow_role(&was_leading, &mut waiting) {
                 // What a leader proposed by itself has no answer when it leads no more.
                 tick_proposed = false;
@@ -248,6 +270,11 @@ impl Driver {
                 self.peers.set_address(member.id, &member.address);
             }
         }
+    }
+
+    /// What moves checks has more to move.
+    fn pass_under_way(&self) -> bool {
+        !self.replica.state().passes.is_empty()
     }
 
     /// Something in the state waits for time to pass.

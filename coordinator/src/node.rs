@@ -1,4 +1,5 @@
-//! The handle on a member: propose, look, wait. Everything goes through one bounded channel to the owner of the replica.
+//! The handle on a member: propose, look, wait. Everything goes through one bounded channel to the owner of the replica; what other members say has
+//! one of its own.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -7,7 +8,7 @@ use std::time::Duration;
 use probity_core::State;
 use probity_core::desired::Touched;
 use probity_proto::v1::*;
-use probity_replica::{Backup, Fatal, FormError, Status};
+use probity_replica::{Backup, Fatal, FormError, Input, Status};
 use probity_rpc::refusal::Refusal;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -17,6 +18,8 @@ use crate::halt::HaltLatch;
 
 /// Requests that wait for the replica's owner; more wait at their callers.
 pub(crate) const REQUESTS: usize = 1_024;
+/// The same of what other members say, which waits behind no request: a heartbeat that is answered late is an election.
+pub(crate) const MESSAGES: usize = 256;
 /// How long a proposal may take until its outcome is called unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What raft would not take is proposed again after this.
@@ -66,8 +69,6 @@ pub(crate) enum Request {
     Judge(Judgement, Outcome),
     Read(oneshot::Sender<Result<(), ProposeError>>),
     Query(Query),
-    Peer(Box<PeerMessage>),
-    Unreachable(u64),
     Form(String, Vec<u64>, oneshot::Sender<Result<(), FormError>>),
     Join(String, oneshot::Sender<Result<(), FormError>>),
     Configure(Box<Command>, Outcome),
@@ -104,6 +105,8 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone)]
 pub struct Node {
     pub(crate) requests: mpsc::Sender<Request>,
+    /// Of other members, and of the ways to them.
+    pub(crate) messages: mpsc::Sender<Input>,
     pub(crate) applied: watch::Receiver<u64>,
     pub(crate) leadership: watch::Receiver<Leadership>,
     pub(crate) shared: Arc<Shared>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use probity_core::State;
 use probity_proto::v1::{MemberRecord, PeerMessage};
+use probity_replica::Input;
 use probity_rpc::MESSAGE_BYTES_MAX;
 use probity_rpc::client::channel;
 use probity_rpc::tls::TlsFiles;
@@ -20,7 +21,7 @@ use tonic::{Request as Rpc, Response, Status, Streaming};
 
 use crate::gate::Admitted;
 use crate::membership;
-use crate::node::{Live, Node, Request};
+use crate::node::{Live, Node};
 
 /// Messages to one member that wait for its stream.
 const QUEUE: usize = 4_096;
@@ -40,7 +41,7 @@ type Queue = (mpsc::Sender<PeerMessage>, watch::Sender<String>);
 pub(crate) struct Peers {
     queues: Arc<Mutex<BTreeMap<u64, Queue>>>,
     tls: Option<TlsFiles>,
-    requests: mpsc::Sender<Request>,
+    messages: mpsc::Sender<Input>,
     tasks: TaskTracker,
     stop: CancellationToken,
     runtime: tokio::runtime::Handle,
@@ -48,8 +49,8 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    pub(crate) fn new(own_id: u64, tls: Option<TlsFiles>, requests: mpsc::Sender<Request>, tasks: TaskTracker, stop: CancellationToken) -> Peers {
-        Peers { queues: Arc::default(), tls, requests, tasks, stop, runtime: tokio::runtime::Handle::current(), own_id }
+    pub(crate) fn new(own_id: u64, tls: Option<TlsFiles>, messages: mpsc::Sender<Input>, tasks: TaskTracker, stop: CancellationToken) -> Peers {
+        Peers { queues: Arc::default(), tls, messages, tasks, stop, runtime: tokio::runtime::Handle::current(), own_id }
     }
 
     /// Where a member is reached.
@@ -65,7 +66,7 @@ impl Peers {
         let (tx, rx) = mpsc::channel(QUEUE);
         let (address_tx, address_rx) = watch::channel(address.to_owned());
         queues.insert(id, (tx, address_tx));
-        let task = deliver(id, address_rx, rx, self.tls.clone(), self.requests.clone());
+        let task = deliver(id, address_rx, rx, self.tls.clone(), self.messages.clone());
         let stop = self.stop.clone();
         self.tasks.spawn_on(
             async move {
@@ -87,7 +88,7 @@ impl Peers {
     }
 }
 
-async fn deliver(id: u64, address: watch::Receiver<String>, mut queue: mpsc::Receiver<PeerMessage>, tls: Option<TlsFiles>, requests: mpsc::Sender<Request>) {
+async fn deliver(id: u64, address: watch::Receiver<String>, mut queue: mpsc::Receiver<PeerMessage>, tls: Option<TlsFiles>, messages: mpsc::Sender<Input>) {
     loop {
         // Who is never spoken to (a member that was removed) is not dialled either.
         let Some(first) = queue.recv().await else { return };
@@ -117,7 +118,7 @@ async fn deliver(id: u64, address: watch::Receiver<String>, mut queue: mpsc::Rec
                 }
             }
         }
-        let _ = requests.try_send(Request::Unreachable(id));
+        let _ = messages.try_send(Input::Unreachable(id));
         // What waited is old by now.
         while queue.try_recv().is_ok() {}
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -158,7 +159,7 @@ impl Peer for PeerService {
                 from = Some(message.from);
             }
             // Back-pressure: the sender's queue fills, and drops.
-            if self.node.requests.send(Request::Peer(Box::new(message))).await.is_err() {
+            if self.node.messages.send(Input::Peer(message)).await.is_err() {
                 break;
             }
         }

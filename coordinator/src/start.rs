@@ -37,7 +37,7 @@ use crate::forward::Forward;
 use crate::gate::{Admitted, Gate, GateLayer};
 use crate::issue::{AccessService, cannot_issue};
 use crate::listen::{Connections, ServerTls};
-use crate::node::{Leadership, Node, ProposeError, REQUESTS, Shared};
+use crate::node::{Leadership, MESSAGES, Node, ProposeError, REQUESTS, Shared};
 use crate::openid::OpenId;
 use crate::operator::OperatorService;
 use crate::outside::Policy;
@@ -195,6 +195,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         ..MemberRecord::default()
     };
     let (requests_tx, requests) = mpsc::channel(REQUESTS);
+    let (messages_tx, messages) = mpsc::channel(MESSAGES);
     let (applied, applied_rx) = watch::channel(0);
     let (leadership, leadership_rx) = watch::channel(Leadership::default());
     let shared = Arc::new(Shared {
@@ -204,14 +205,15 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         stranger: Default::default(),
         conditions: Default::default(),
     });
-    let node = Node { requests: requests_tx.clone(), applied: applied_rx, leadership: leadership_rx, shared };
+    let node = Node { requests: requests_tx, messages: messages_tx.clone(), applied: applied_rx, leadership: leadership_rx, shared };
     let tasks = TaskTracker::new();
-    let peers = Peers::new(identity.id, config.tls.clone(), requests_tx, tasks.clone(), stop.clone());
+    let peers = Peers::new(identity.id, config.tls.clone(), messages_tx, tasks.clone(), stop.clone());
     let driver = Driver {
         replica,
         sync_times,
         node: node.clone(),
         requests,
+        messages,
         applied,
         leadership,
         peers: peers.clone(),

@@ -16,7 +16,7 @@ pub fn apply(state: &mut State, index: u64, command: &Command) -> CommandResult 
         return CommandResult { result: Some(command_result::Result::Refused(refused)) };
     }
     let before = state.now();
-    state.placed_now = 0;
+    (state.placed_now, state.pass_goes_on) = (0, matches!(command.op, Some(Op::Tick(_))));
     if command.time_us > before {
         state.meta_mut().time_us = command.time_us;
     }

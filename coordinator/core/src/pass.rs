@@ -1,5 +1,5 @@
-//! The pass: what a fleet that changes moves may be very much. A command places some of it; the rest follows with the commands after it, once
-//! through all checks, so that no step of a replica takes longer than the others wait for it.
+//! The pass: what a fleet that changes moves may be very much. The command that begins it places some; the rest follows with the ticks after it, once
+//! through all checks, so that no step of a replica takes longer than the others wait for it: of other commands hundreds are in a step.
 //!
 //! Architecture invariant: how far a command comes follows from the state alone. The numbers that only some replicas have at hand
 //! (`state.placed`) save work, and decide nothing.
@@ -52,6 +52,7 @@ pub(crate) fn everything(state: &mut State) {
 
 /// Lets the pass do more, for each check once: round from where it is.
 fn begin(state: &mut State, more: impl FnOnce(&mut PlacementPassRecord)) {
+    state.pass_goes_on = true;
     let mut pass = state.passes.get("").cloned().unwrap_or_default();
     more(&mut pass);
     pass.until = pass.after.clone();
@@ -59,9 +60,9 @@ fn begin(state: &mut State, more: impl FnOnce(&mut PlacementPassRecord)) {
     state.passes.put(pass);
 }
 
-/// The next piece of the pass.
+/// The next piece of the pass, if it is this command's to do.
 pub(crate) fn go_on(state: &mut State) {
-    let Some(mut pass) = state.passes.get("").cloned() else { return };
+    let Some(mut pass) = state.passes.get("").filter(|_| state.pass_goes_on).cloned() else { return };
     let fleet = Fleet::of(state);
     let new: Vec<&Candidate> = fleet.among(&pass.newcomers);
     let many = pass.newcomers.len() > COMPARED_MAX || pass.newcomers.len() * bugs::at_once(COMPARED_SHARE) > fleet.len();

@@ -34,6 +34,8 @@ macro_rules! state {
             pub(crate) placed: std::collections::BTreeMap<String, crate::placement::Placed>,
             /// Checks that the command at hand has placed.
             pub(crate) placed_now: usize,
+            /// Whether it does a piece of the pass.
+            pub(crate) pass_goes_on: bool,
             /// Checks on which a voice turned in the command at hand.
             pub(crate) turned: std::collections::BTreeSet<String>,
             hash: u64,

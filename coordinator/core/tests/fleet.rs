@@ -378,6 +378,10 @@ fn what_a_large_fleet_moves_is_moved_in_pieces() {
         in_pieces_from(world, restarted, what);
     };
     world.leave(&["p00", "p01", "p02", "p03", "p04", "p05"]);
+    // Commands of which hundreds may be in a step move none of it.
+    let begun = everywhere(&world);
+    world.apply(Op::AcceptRows(AcceptRows::default()));
+    assert_eq!(everywhere(&world), begun);
     in_pieces(&mut world, &mut restarted, "a loss");
     assert_eq!(everywhere(&world), everywhere(&fleet(6..9)));
     // More come while those are placed.

@@ -49,7 +49,7 @@ impl Default for Config {
             heartbeat_ticks: 2,
             flush_entries: 16_384,
             flush_ticks: 100,
-            apply_bytes: 512 << 10,
+            apply_bytes: 64 << 10,
             piece_bytes: PIECE_BYTES,
             changes_bytes_min: 8 << 20,
             log_entries_max: 20_000,
