@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub(crate) use probity_rpc::client::request_id;
 use probity_rpc::client::{AddressError, Operator, cause, channel, untrusted};
 use probity_rpc::refusal::Refusal;
 use probity_rpc::tls::TlsFiles;
@@ -145,11 +146,6 @@ impl Watch {
         let reply = self.stream.message().await.ok()??;
         parse(reply).ok()
     }
-}
-
-/// A fresh request id: a retry with the same one is applied once.
-pub(crate) fn request_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
 }
 
 /// Percent-encodes what stands in a path or query.

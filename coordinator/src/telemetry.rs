@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use opentelemetry::KeyValue;
+use probity_core::{Key, Record};
 use probity_otel::{Otel, Span};
 use probity_proto::v1::*;
 
@@ -14,7 +15,7 @@ use crate::node::Node;
 pub(crate) struct GameDayTraces {
     otel: Otel,
     /// `None` before the first look: what had ended by then was another leader's.
-    done: Option<BTreeSet<String>>,
+    done: Option<BTreeSet<Key>>,
 }
 
 impl GameDayTraces {
@@ -34,7 +35,7 @@ impl GameDayTraces {
                     .iter()
                     .filter(|d| d.ended_at_us != 0)
                     .map(|d| {
-                        let key = probity_core::Record::key(d);
+                        let key = Record::key(d);
                         let faults = faults(&key);
                         (key, d.clone(), faults)
                     })

@@ -9,6 +9,7 @@ use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::state::{State, resource_key};
+use crate::table::Key;
 
 /// Something wrong with one resource of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,8 +27,8 @@ pub struct AdmissionProblem {
 /// The resources as they would be after a change: the state's, with the change laid over them. Costs the change, not the state.
 pub struct After<'a> {
     state: &'a State,
-    puts: BTreeMap<String, &'a Resource>,
-    deleted: BTreeSet<String>,
+    puts: BTreeMap<Key, &'a Resource>,
+    deleted: BTreeSet<Key>,
 }
 
 impl<'a> After<'a> {
@@ -47,7 +48,7 @@ impl<'a> After<'a> {
 
     /// Those whose key begins with `prefix`.
     fn with_prefix(&self, prefix: &str) -> impl Iterator<Item = &'a Resource> {
-        let put: Vec<&'a Resource> = self.puts.range(prefix.to_owned()..).take_while(|(k, _)| k.starts_with(prefix)).map(|(_, r)| *r).collect();
+        let put: Vec<&'a Resource> = self.puts.range(Key::from(prefix)..).take_while(|(k, _)| k.starts_with(prefix)).map(|(_, r)| *r).collect();
         let stays = self.state.resources.prefix(prefix).filter(|r| {
             let key = resource_key(&r.kind, &r.namespace, &r.name);
             !self.puts.contains_key(&key) && !self.deleted.contains(&key)

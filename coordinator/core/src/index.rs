@@ -10,7 +10,7 @@ use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 
 use crate::slo::ledger;
-use crate::{Record, account, fleet};
+use crate::{Key, Record, account, fleet};
 
 /// Where to find things.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,9 +22,9 @@ pub(crate) struct Index {
     /// Probers by the moments at which time alone changes what they may run.
     pub(crate) turns: BTreeSet<(i64, String)>,
     /// Answered requests, oldest first.
-    pub(crate) requests: BTreeSet<(i64, String)>,
+    pub(crate) requests: BTreeSet<(i64, Key)>,
     /// Ledgers by when their SLO is to be judged, or forgotten.
-    pub(crate) judge: BTreeSet<(i64, String)>,
+    pub(crate) judge: BTreeSet<(i64, Key)>,
     /// Names of the SLOs on a probe, both with their namespace.
     pub(crate) slos_of_probe: BTreeMap<(String, String), BTreeSet<String>>,
 }
@@ -112,7 +112,7 @@ impl Index {
 
     /// Adds an answered request of the table.
     pub(crate) fn add_request(&mut self, request: &RequestRecord) {
-        self.requests.insert((request.at_us, request.id.clone()));
+        self.requests.insert((request.at_us, request.key()));
     }
 }
 

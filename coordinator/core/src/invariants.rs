@@ -8,7 +8,7 @@ use probity_proto::v1::*;
 use crate::fleet::{DEPARTED_KEPT, RETIRED_SPOOLS_KEPT};
 use crate::index::Index;
 use crate::state::State;
-use crate::table::{Record, Table};
+use crate::table::{Key, Record, Table};
 use crate::{access, account, assign, audit, checks, discovery, events, number_key, requests, voice};
 
 /// A broken rule.
@@ -43,8 +43,8 @@ pub struct Patrol {
 enum Place {
     #[default]
     Few,
-    Assignments(String),
-    Voters(String),
+    Assignments(Key),
+    Voters(Key),
 }
 
 impl Patrol {
@@ -54,12 +54,12 @@ impl Patrol {
         self.at = match std::mem::take(&mut self.at) {
             Place::Few => {
                 few(state, found);
-                Place::Assignments(String::new())
+                Place::Assignments(Key::default())
             }
             Place::Assignments(after) => {
                 match each(&state.assignments, after, rows, |a| found.at(|| Place::Assignments(a.key()), |found| assignment(state, a, found))) {
                     Some(last) => Place::Assignments(last),
-                    None => Place::Voters(String::new()),
+                    None => Place::Voters(Key::default()),
                 }
             }
             Place::Voters(after) => match each(&state.voters, after, rows, |v| found.at(|| Place::Voters(v.key()), |found| voter(state, v, found))) {
@@ -81,7 +81,7 @@ impl Patrol {
 }
 
 /// Visits up to `rows` records after a key; the last one's, unless that was the end.
-fn each<R: Record>(table: &Table<R>, after: String, rows: usize, mut look: impl FnMut(&R)) -> Option<String> {
+fn each<R: Record>(table: &Table<R>, after: Key, rows: usize, mut look: impl FnMut(&R)) -> Option<Key> {
     let mut last = after;
     let mut left = rows;
     for record in table.after(&last) {

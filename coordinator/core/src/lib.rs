@@ -36,4 +36,4 @@ pub mod voice;
 pub use apply::{COMMAND_VERSION, apply};
 pub use deadline::next_deadline;
 pub use state::{LoadError, State, resource_key};
-pub use table::{Change, Record, Table, number_key, pair_key};
+pub use table::{Change, Key, Record, Table, number_key, pair_key};

@@ -5,6 +5,7 @@ use probity_proto::v1::{CommandResult, RefusalCode, RequestRecord, command_resul
 use prost::Message;
 
 use crate::state::State;
+use crate::table::Record;
 
 /// How long an answer is remembered, in microseconds of log time.
 const KEPT_US: i64 = 15 * 60 * 1_000_000;
@@ -31,7 +32,7 @@ pub(crate) fn remember(state: &mut State, id: &str, result: &CommandResult) {
     state.index.add_request(&request);
     // One of the same time stands in the index as this one does.
     if let Some(old) = state.requests.put(request).filter(|old| old.at_us != now) {
-        state.index.requests.remove(&(old.at_us, old.id));
+        state.index.requests.remove(&(old.at_us, old.key()));
     }
 }
 

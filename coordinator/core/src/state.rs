@@ -2,7 +2,7 @@
 
 use probity_proto::v1::*;
 
-use crate::table::{Change, Record, Table, number_key, pair_key};
+use crate::table::{Change, Key, Record, Table, join, number_key, pair_key};
 
 /// A row of the store could not be read back.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +45,8 @@ macro_rules! state {
 
         $(impl Record for $record {
             const TABLE: u32 = $number;
-            fn key(&self) -> String {
-                let key: fn(&$record) -> String = $key;
+            fn key(&self) -> Key {
+                let key: fn(&$record) -> Key = $key;
                 key(self)
             }
         })*
@@ -98,8 +98,8 @@ macro_rules! state {
             }
 
             /// Every row, encoded, in (table, key) order: what a snapshot and a backup hold.
-            pub fn rows(&self) -> impl Iterator<Item = (u32, String, Vec<u8>)> + '_ {
-                let rows: Box<dyn Iterator<Item = (u32, String, Vec<u8>)> + '_> = Box::new(std::iter::empty());
+            pub fn rows(&self) -> impl Iterator<Item = (u32, Key, Vec<u8>)> + '_ {
+                let rows: Box<dyn Iterator<Item = (u32, Key, Vec<u8>)> + '_> = Box::new(std::iter::empty());
                 $(let rows = Box::new(rows.chain(
                     self.$field.iter().map(|r| ($number, r.key(), prost::Message::encode_to_vec(r))),
                 ));)*
@@ -112,54 +112,54 @@ macro_rules! state {
 // Table numbers and key shapes are for ever.
 state! {
     /// One row: identity, log time, counters, halt.
-    meta: MetaRecord = 1, key |_| String::new();
+    meta: MetaRecord = 1, key |_| Key::default();
     /// The coordinators.
     members: MemberRecord = 2, key |r| number_key(r.id);
     /// What operators applied.
     resources: Resource = 3, key |r| resource_key(&r.kind, &r.namespace, &r.name);
     /// The fleet.
-    probers: ProberRecord = 4, key |r| r.name.clone();
+    probers: ProberRecord = 4, key |r| Key::from(&r.name);
     /// One per target of a probe.
-    checks: CheckRecord = 5, key |r| r.check.clone();
+    checks: CheckRecord = 5, key |r| Key::from(&r.check);
     /// One prober's part in a check.
     voters: VoterRecord = 6, key |r| pair_key(&r.check, &r.prober);
     /// Who runs what, from when until when.
     assignments: AssignmentRecord = 7, key |r| number_key(r.id);
     /// Integer counts behind each SLO.
-    ledgers: LedgerRecord = 8, key |r| format!("{}/{}", r.namespace, r.slo);
+    ledgers: LedgerRecord = 8, key |r| join([&r.namespace, &r.slo], '/');
     /// One per SLO and rule.
-    alerts: AlertRecord = 9, key |r| format!("{}/{}/{}", r.namespace, r.slo, r.rule);
+    alerts: AlertRecord = 9, key |r| join([&r.namespace, &r.slo, &r.rule], '/');
     /// Firings, newest kept.
-    episodes: EpisodeRecord = 10, key |r| r.id.clone();
+    episodes: EpisodeRecord = 10, key |r| Key::from(&r.id);
     /// What each receiver should know.
     outbox: OutboxRecord = 11, key |r| pair_key(&r.episode, &r.receiver);
     /// Runs of scenarios, newest kept.
-    game_days: GameDayRecord = 12, key |r| r.plan.as_ref().map(|p| format!("{}/{}", p.namespace, p.name)).unwrap_or_default();
+    game_days: GameDayRecord = 12, key |r| r.plan.as_ref().map(|p| join([&p.namespace, &p.name], '/')).unwrap_or_default();
     /// Disturbances wanted, active or ended.
-    faults: FaultRecord = 13, key |r| r.id.clone();
+    faults: FaultRecord = 13, key |r| Key::from(&r.id);
     /// What happened, newest kept.
     events: EventRecord = 14, key |r| number_key(r.sequence);
     /// Who changed what, newest kept.
     audit: AuditRecord = 15, key |r| number_key(r.sequence);
     /// Answers to request ids.
-    requests: RequestRecord = 16, key |r| r.id.clone();
+    requests: RequestRecord = 16, key |r| Key::from(&r.id);
     /// Who may get in with what secret.
-    tokens: TokenRecord = 40, key |r| r.id.clone();
+    tokens: TokenRecord = 40, key |r| Key::from(&r.id);
     /// Who may not any more.
-    revocations: RevocationRecord = 41, key |r| r.subject.clone();
+    revocations: RevocationRecord = 41, key |r| Key::from(&r.subject);
     /// What was discovered of a probe's targets.
-    discoveries: DiscoveryRecord = 70, key |r| format!("{}/{}", r.namespace, r.probe);
+    discoveries: DiscoveryRecord = 70, key |r| join([&r.namespace, &r.probe], '/');
     /// Accounts of targets that are gone from their probes.
-    retired_checks: RetiredCheckRecord = 71, key |r| r.check.clone();
+    retired_checks: RetiredCheckRecord = 71, key |r| Key::from(&r.check);
     /// Probers that are gone, newest kept.
-    departed: DepartedProberRecord = 73, key |r| r.name.clone();
+    departed: DepartedProberRecord = 73, key |r| Key::from(&r.name);
     /// One row at most: what a change of the fleet has not moved yet.
-    passes: PlacementPassRecord = 72, key |_| String::new();
+    passes: PlacementPassRecord = 72, key |_| Key::default();
 }
 
 /// The key of a resource.
-pub fn resource_key(kind: &str, namespace: &str, name: &str) -> String {
-    format!("{kind}/{namespace}/{name}")
+pub fn resource_key(kind: &str, namespace: &str, name: &str) -> Key {
+    join([kind, namespace, name], '/')
 }
 
 impl State {

@@ -5,22 +5,27 @@
 //! A large table is written in pieces while it goes on changing: a round of writing begins by a freeze, and a row that is changed before its
 //! turn came is encoded first. So the pieces together are the rows as of the freeze, and no step waits for all of them.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::Hasher;
 use std::ops::Bound;
 
+use compact_str::CompactString;
 use siphasher::sip::SipHasher13;
+
+/// The key of a row. Up to 24 bytes stand in the key itself, so that a search in a large table does not go to the heap for each comparison.
+pub type Key = CompactString;
 
 /// A row of the replicated state.
 pub trait Record: prost::Message + Default + Clone + PartialEq {
     /// Number of its table: part of the store's keys, for ever.
     const TABLE: u32;
     /// Its key, unique in the table. Numbers are zero-padded (see [`number_key`]) so that they sort.
-    fn key(&self) -> String;
+    fn key(&self) -> Key;
 }
 
 /// A number as a key that sorts like the number.
-pub fn number_key(n: u64) -> String {
+pub fn number_key(n: u64) -> Key {
     // By hand: several of these are made for each row of a report, and the formatter takes ten times as long.
     let mut digits = [b'0'; 20];
     let mut rest = n;
@@ -28,12 +33,24 @@ pub fn number_key(n: u64) -> String {
         *digit += (rest % 10) as u8;
         rest /= 10;
     }
-    String::from_utf8_lossy(&digits).into_owned()
+    Key::from_utf8_lossy(&digits)
 }
 
 /// Joins the parts of a composite key; the separator can stand in no name.
-pub fn pair_key(a: &str, b: &str) -> String {
-    format!("{a}\u{1f}{b}")
+pub fn pair_key(a: &str, b: &str) -> Key {
+    join([a, b], '\u{1f}')
+}
+
+/// Joins parts by a separator, without the formatter.
+pub(crate) fn join<const N: usize>(parts: [&str; N], separator: char) -> Key {
+    let mut key = Key::with_capacity(parts.iter().map(|part| part.len() + separator.len_utf8()).sum::<usize>() - separator.len_utf8());
+    for (i, part) in parts.into_iter().enumerate() {
+        if i > 0 {
+            key.push(separator);
+        }
+        key.push_str(part);
+    }
+    key
 }
 
 /// What changed in a row since the last freeze: the value as of this one, or none where it was removed.
@@ -42,7 +59,7 @@ pub struct Change {
     /// [`Record::TABLE`].
     pub table: u32,
     /// [`Record::key`].
-    pub key: String,
+    pub key: Key,
     /// The encoded record.
     pub value: Option<Vec<u8>>,
 }
@@ -62,9 +79,9 @@ struct Row<R> {
 #[derive(Debug, Clone)]
 enum Rest {
     /// The rows that had changed; some of them are gone, or stand there twice.
-    Changed(std::vec::IntoIter<String>),
+    Changed(std::vec::IntoIter<Key>),
     /// Every row, from here on.
-    All(Bound<String>),
+    All(Bound<Key>),
 }
 
 /// A round of writing that is under way.
@@ -80,11 +97,11 @@ struct Frozen {
 /// A sorted table of records.
 #[derive(Debug, Clone)]
 pub struct Table<R> {
-    rows: BTreeMap<String, Row<R>>,
+    rows: BTreeMap<Key, Row<R>>,
     /// Keys in the order in which their rows changed.
-    dirty: Vec<String>,
-    /// A removed row leaves its old hash here.
-    removed: BTreeMap<String, u64>,
+    dirty: Vec<Key>,
+    /// A removed row leaves its old hash here, if it was ever written.
+    removed: BTreeMap<Key, u64>,
     /// The round that changes belong to now.
     round: u32,
     /// The round before it, until all of it is written.
@@ -106,8 +123,23 @@ impl Frozen {
             let hash = row_hash(R::TABLE, key, &value);
             self.sum = self.sum.wrapping_add(hash).wrapping_sub(row.hash);
             (row.hash, row.written) = (hash, round - 1);
-            Change { table: R::TABLE, key: key.to_owned(), value: Some(value) }
+            Change { table: R::TABLE, key: key.into(), value: Some(value) }
         })
+    }
+}
+
+impl<R: Record> Row<R> {
+    /// Is about to change in `round`: what the round before it still needs of it is taken first.
+    fn touch(&mut self, key: &str, round: u32, dirty: &mut Vec<Key>, frozen: &mut Option<Frozen>) {
+        if self.changed == round {
+            return;
+        }
+        if let Some(frozen) = frozen {
+            let early = frozen.encode(key, self, round);
+            frozen.early.extend(early);
+        }
+        self.changed = round;
+        dirty.push(key.into());
     }
 }
 
@@ -120,27 +152,26 @@ impl<R: Record> Table<R> {
     /// The record at `key`, to be changed. Its key must stay the same.
     pub fn get_mut(&mut self, key: &str) -> Option<&mut R> {
         let row = self.rows.get_mut(key)?;
-        if row.changed != self.round {
-            if let Some(frozen) = &mut self.frozen {
-                let early = frozen.encode(key, row, self.round);
-                frozen.early.extend(early);
-            }
-            row.changed = self.round;
-            self.dirty.push(key.to_owned());
-        }
+        row.touch(key, self.round, &mut self.dirty, &mut self.frozen);
         Some(&mut row.record)
     }
 
     /// Inserts or replaces; returns what was replaced.
     pub fn put(&mut self, record: R) -> Option<R> {
-        let key = record.key();
-        if let Some(old) = self.get_mut(&key) {
-            return Some(std::mem::replace(old, record));
+        match self.rows.entry(record.key()) {
+            Entry::Occupied(mut entry) => {
+                let key = entry.key().clone();
+                let row = entry.get_mut();
+                row.touch(&key, self.round, &mut self.dirty, &mut self.frozen);
+                Some(std::mem::replace(&mut row.record, record))
+            }
+            Entry::Vacant(entry) => {
+                let hash = self.removed.remove(entry.key()).unwrap_or(0);
+                self.dirty.push(entry.key().clone());
+                entry.insert(Row { record, hash, changed: self.round, written: self.round - 1 });
+                None
+            }
         }
-        let hash = self.removed.remove(&key).unwrap_or(0);
-        self.dirty.push(key.clone());
-        self.rows.insert(key, Row { record, hash, changed: self.round, written: self.round - 1 });
-        None
     }
 
     /// Removes and returns.
@@ -152,7 +183,10 @@ impl<R: Record> Table<R> {
             let early = frozen.encode(key, &mut row, self.round);
             frozen.early.extend(early);
         }
-        self.removed.insert(key.to_owned(), row.hash);
+        // One that came and went between two rounds was never written: most of a short history, in a flood.
+        if row.hash != 0 {
+            self.removed.insert(key.into(), row.hash);
+        }
         Some(row.record)
     }
 
@@ -163,17 +197,17 @@ impl<R: Record> Table<R> {
 
     /// The records after `key`, in key order.
     pub fn after<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a R> + use<'a, R> {
-        self.rows.range((Bound::Excluded(key.to_owned()), Bound::Unbounded)).map(|(_, row)| &row.record)
+        self.rows.range::<str, _>((Bound::Excluded(key), Bound::<&str>::Unbounded)).map(|(_, row)| &row.record)
     }
 
     /// The records whose key starts with `prefix`, in key order.
     pub fn prefix<'a>(&'a self, prefix: &str) -> impl Iterator<Item = &'a R> + use<'a, R> {
-        let prefix = prefix.to_owned();
-        self.rows.range(prefix.clone()..).take_while(move |(key, _)| key.starts_with(&prefix)).map(|(_, row)| &row.record)
+        let prefix = Key::from(prefix);
+        self.rows.range(prefix.clone()..).take_while(move |(key, _)| key.starts_with(prefix.as_str())).map(|(_, row)| &row.record)
     }
 
     /// All keys, in order: for loops that change the table.
-    pub fn keys(&self) -> Vec<String> {
+    pub fn keys(&self) -> Vec<Key> {
         self.rows.keys().cloned().collect()
     }
 
@@ -245,7 +279,7 @@ impl<R: Record> Table<R> {
     pub(crate) fn load(&mut self, key: &str, value: &[u8]) -> Result<u64, prost::DecodeError> {
         let record = R::decode(value)?;
         let hash = row_hash(R::TABLE, key, value);
-        self.rows.insert(key.to_owned(), Row { record, hash, changed: 0, written: 0 });
+        self.rows.insert(key.into(), Row { record, hash, changed: 0, written: 0 });
         Ok(hash)
     }
 }

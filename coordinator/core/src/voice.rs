@@ -97,7 +97,7 @@ pub(crate) fn silence(state: &mut State, prober: &str) {
 /// Drops the voters of a check that do not run it any more.
 pub(crate) fn drop_unassigned(state: &mut State, check: &str) {
     let prefix = format!("{check}\u{1f}");
-    let gone: Vec<String> = state.voters.prefix(&prefix).filter(|v| !assigned(state, check, &v.prober)).map(crate::Record::key).collect();
+    let gone: Vec<_> = state.voters.prefix(&prefix).filter(|v| !assigned(state, check, &v.prober)).map(crate::Record::key).collect();
     for key in gone {
         state.voters.remove(&key);
     }

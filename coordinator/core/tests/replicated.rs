@@ -6,7 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use common::*;
-use probity_core::{State, apply, assign};
+use probity_core::{Key, State, apply, assign};
 use probity_proto::reason::Class;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
@@ -274,13 +274,13 @@ fn history(steps: &[Step]) -> (World, Witness) {
     (world, witness)
 }
 
-type Rows = Vec<(u32, String, Vec<u8>)>;
+type Rows = Vec<(u32, Key, Vec<u8>)>;
 
 fn rows_of(state: &State) -> Rows {
     state.rows().collect()
 }
 
-fn load(rows: impl IntoIterator<Item = (u32, String, Vec<u8>)>) -> State {
+fn load(rows: impl IntoIterator<Item = (u32, Key, Vec<u8>)>) -> State {
     let mut state = State::default();
     for (table, key, value) in rows {
         state.load(table, &key, &value).expect("what was written can be read");

@@ -59,8 +59,12 @@ impl Pieces {
 
 /// Changes as a piece.
 pub(crate) fn encode(changes: Vec<Change>) -> Vec<u8> {
-    let row =
-        |change: Change| StateRow { table: change.table, key: change.key.into_bytes(), gone: change.value.is_none(), value: change.value.unwrap_or_default() };
+    let row = |change: Change| StateRow {
+        table: change.table,
+        key: change.key.as_bytes().to_vec(),
+        gone: change.value.is_none(),
+        value: change.value.unwrap_or_default(),
+    };
     StateRows { rows: changes.into_iter().map(row).collect() }.encode_to_vec()
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use probity_core::{State, account, resource_key};
+use probity_core::{Key, State, account, resource_key};
 use probity_proto::v1::resource::Spec;
 use probity_proto::v1::*;
 use serde_json::{Value, json};
@@ -47,7 +47,7 @@ pub(super) async fn probers(node: &impl Look, query: Arc<Query>) -> Result<Answe
 pub(super) async fn probes(node: &impl Look, query: Arc<Query>, one: Option<(String, String)>) -> Result<Result<Answer, ViewError>, ProposeError> {
     let (asked, only) = (query.clone(), one.clone());
     let head = move |state: &State, live: &Live<'_>| {
-        let keys: VecDeque<String> = match only {
+        let keys: VecDeque<Key> = match only {
             Some((namespace, name)) => [resource_key("Probe", &namespace, &name)].into(),
             None => {
                 let all = state.resources.prefix("Probe/").filter(|r| asked.includes(&r.namespace) && asked.selects(&r.labels));
@@ -94,7 +94,7 @@ pub(super) async fn probes(node: &impl Look, query: Arc<Query>, one: Option<(Str
 
 /// Probes one after the other, each check by check.
 struct Probes {
-    keys: VecDeque<String>,
+    keys: VecDeque<Key>,
     t: i64,
     with_checks: bool,
     /// It ends at a page's size, and says where the next one begins.

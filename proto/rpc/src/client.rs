@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tonic::Status;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
@@ -26,6 +28,11 @@ pub enum AddressError {
     /// The TLS files cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+}
+
+/// A fresh request id: a retry with the same one is applied once. 128 random bits in 22 characters, which a coordinator keeps in place.
+pub fn request_id() -> String {
+    URL_SAFE_NO_PAD.encode(rand::random::<[u8; 16]>())
 }
 
 /// A channel to `address` (host:port) that connects when first used and again whenever it broke. The TLS files are read for each

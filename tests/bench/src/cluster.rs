@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use probity_rpc::client::Operator;
+use probity_rpc::client::{Operator, request_id};
 use probity_rpc::v1::{ApplyReply, ApplyRequest, InitClusterRequest, ReadRequest, SourceFile};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -113,7 +113,7 @@ pub(crate) async fn change(operator: &mut Operator, name: String, value: u64, by
     let head = format!("apiVersion: probity/v1\nkind: Receiver\nmetadata: {{name: {name}}}\nspec: {{webhook: {{url: \"http://127.0.0.1:9/{value:020}");
     let text = format!("{head}{}\"}}}}\n", "x".repeat(bytes.saturating_sub(head.len() + 5)));
     let request = ApplyRequest {
-        request_id: format!("{:032x}", rand::random::<u128>()),
+        request_id: request_id(),
         files: vec![SourceFile { name: "bench.yaml".to_owned(), text }],
         default_namespace: "default".to_owned(),
         ..ApplyRequest::default()

@@ -107,7 +107,7 @@ async fn apply(cluster: &Cluster, checks: usize) -> Result<(), Error> {
             targets.join("\n")
         );
         let request = ApplyRequest {
-            request_id: format!("{:032x}", rand::random::<u128>()),
+            request_id: probity_rpc::client::request_id(),
             files: vec![SourceFile { name: "bench.yaml".to_owned(), text }],
             default_namespace: "default".to_owned(),
             ..ApplyRequest::default()

@@ -26,7 +26,7 @@ pub const LEASE_US: i64 = 15 * 1_000_000;
 
 /// `namespace/name`.
 pub(crate) fn key(day: &GameDayRecord) -> String {
-    crate::Record::key(day)
+    crate::Record::key(day).into()
 }
 
 /// The running game days' keys.

@@ -340,7 +340,7 @@ pub(crate) fn drop_orphans(state: &mut State) {
     // No name of an SLO has a colon.
     let plain = |key: &str| key.split('/').nth(1).is_some_and(|subject| subject.starts_with(PROBER_PREFIX) || subject.starts_with(TARGETS_PREFIX));
     for key in state.alerts.keys() {
-        if !wanted.contains(&key)
+        if !wanted.contains(key.as_str())
             && !plain(&key)
             && let Some(alert) = state.alerts.remove(&key)
             && !alert.episode.is_empty()

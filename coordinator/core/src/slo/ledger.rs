@@ -199,8 +199,8 @@ pub(crate) fn update(state: &mut State, key: &str, change: impl FnOnce(&mut Ledg
     change(ledger);
     let after = due_at(ledger);
     if before != after {
-        state.index.judge.remove(&(before, key.to_owned()));
-        state.index.judge.insert((after, key.to_owned()));
+        state.index.judge.remove(&(before, key.into()));
+        state.index.judge.insert((after, key.into()));
     }
 }
 

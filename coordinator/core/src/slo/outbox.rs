@@ -31,7 +31,7 @@ pub(crate) fn open(state: &mut State, episode: &EpisodeRecord) {
     }
 }
 
-fn of_episode(state: &State, episode: &str) -> Vec<String> {
+fn of_episode(state: &State, episode: &str) -> Vec<crate::Key> {
     let prefix = format!("{episode}\u{1f}");
     state.outbox.prefix(&prefix).map(crate::Record::key).collect()
 }
