@@ -344,16 +344,7 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, namespace: &str, fami
     };
     let outcome = match tokio::time::timeout_at(deadline, work).await {
         Ok(outcome) => outcome,
-        Err(_) if let Some(late) = attempt.late_by_waiting() => Err(late),
-        Err(_) => {
-            let (reason, phase) = attempt.phases.timeout();
-            let whole_us = (deadline - start).as_micros() as u64;
-            // As the probe writes it: a busy host may have lost some of it before.
-            let asked = [spec.timeout_us, spec.attempt_timeout_us].into_iter().find(|us| us.abs_diff(whole_us) <= us / 10).unwrap_or(whole_us);
-            let over_quic = reason == Reason::ConnectTimeout && attempt.facts.contains(&("network.transport", "quic".to_owned()));
-            let hint = if over_quic { " (QUIC: UDP is blocked on the way, or nobody speaks it there)" } else { "" };
-            Err(Failure::new(reason, format!("no answer within {} in {phase}{hint}", probity_proto::units::format_duration(asked))))
-        }
+        Err(_) => Err(attempt.late_by_waiting().unwrap_or_else(|| timed_out(&attempt, spec, deadline - start))),
     };
     let (duration, phases) = attempt.phases.finish();
     let datagrams = match kind {
@@ -368,4 +359,15 @@ async fn attempt(context: &ProbeContext, spec: &CheckSpec, namespace: &str, fami
         Err(failure) => (failure.reason, failure.message),
     };
     RunResult { reason, duration, phases, message, peer: attempt.peer, facts: attempt.facts, path: attempt.path, ..RunResult::default() }
+}
+
+/// It ran out of `whole`, the time that this attempt had.
+fn timed_out(attempt: &Attempt<'_>, spec: &CheckSpec, whole: Duration) -> Failure {
+    let (reason, phase) = attempt.phases.timeout();
+    let whole_us = whole.as_micros() as u64;
+    // As the probe writes it: a busy host may have lost some of it before.
+    let asked = [spec.timeout_us, spec.attempt_timeout_us].into_iter().find(|us| us.abs_diff(whole_us) <= us / 10).unwrap_or(whole_us);
+    let over_quic = reason == Reason::ConnectTimeout && attempt.facts.contains(&("network.transport", "quic".to_owned()));
+    let hint = if over_quic { " (QUIC: UDP is blocked on the way, or nobody speaks it there)" } else { "" };
+    Failure::new(reason, format!("no answer within {} in {phase}{hint}", probity_proto::units::format_duration(asked)))
 }
