@@ -7,12 +7,13 @@ use probity_core::invariants::Patrol;
 use probity_core::{desired, next_deadline};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::{Fatal, FormError, Input, Outputs, Replica, Reply, Role};
+use probity_replica::{Draft, Fatal, FormError, Input, Outputs, Replica, Reply, Role};
 use probity_rpc::refusal::Refusal;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk::SyncTimes;
+use crate::held::Held;
 use crate::node::{Leadership, Live, Node, Outcome, ProposeError, Request};
 use crate::peer::Peers;
 
@@ -60,6 +61,11 @@ pub(crate) struct Driver {
     pub(crate) patrol_from: Instant,
 }
 
+/// How many callers wait for the outcome of a proposal.
+fn under_way(waiting: &BTreeMap<u64, Waiter>) -> usize {
+    waiting.values().filter(|w| matches!(w, Waiter::Caller(_))).count()
+}
+
 /// Tells whoever asked; a store that failed ends the member, as it does anywhere else.
 fn belongs(outcome: Result<(), FormError>, reply: oneshot::Sender<Result<(), FormError>>) -> Result<(), Fatal> {
     match outcome {
@@ -89,6 +95,7 @@ impl Driver {
         let mut full = false;
         // The last step left something to do.
         let mut more = false;
+        let mut held: Held<Request> = Held::default();
         // It is time to look whether the state waits for time to pass.
         let mut due = false;
         let mut warned = false;
@@ -125,7 +132,7 @@ impl Driver {
             {
                 inputs.push(message);
             }
-            while batch.len() < BATCH {
+            while batch.len() + held.len() < BATCH {
                 match self.requests.try_recv() {
                     Ok(request) => batch.push_back(request),
                     Err(_) => break,
@@ -134,28 +141,13 @@ impl Driver {
             if std::mem::take(&mut due) && !tick_proposed && self.tick_due() {
                 tick_proposed = true;
                 waiting.insert(next_tag, Waiter::Tick);
-                inputs.push(self.proposal(next_tag, Node::command(Op::Tick(Tick {}))));
+                inputs.push(self.proposal(next_tag, &Draft::of(Node::command(Op::Tick(Tick {})))));
                 next_tag += 1;
             }
-            let mut queries = Vec::new();
+            let (leads, mut queries) = (self.leadership.borrow().leading, Vec::new());
             for request in batch {
                 match request {
-                    Request::Propose(command, reply) => {
-                        waiting.insert(next_tag, Waiter::Caller(reply));
-                        inputs.push(self.proposal(next_tag, *command));
-                        next_tag += 1;
-                    }
-                    Request::Judge(_, reply) if !self.leadership.borrow().leading => {
-                        let leader = self.replica.status().leader;
-                        let _ = reply.send(self.proposed(Reply::NotLeader { leader }));
-                    }
-                    Request::Judge(judgement, reply) => {
-                        if let Some(command) = judgement(self.replica.state()) {
-                            waiting.insert(next_tag, Waiter::Caller(reply));
-                            inputs.push(self.proposal(next_tag, command));
-                            next_tag += 1;
-                        }
-                    }
+                    Request::Propose(..) | Request::Judge(..) => held.push(request),
                     Request::Read(reply) => {
                         waiting.insert(next_tag, Waiter::Read(reply));
                         inputs.push(Input::Read { tag: next_tag });
@@ -176,6 +168,24 @@ impl Driver {
                     }
                     Request::Backup(reply) => drop(reply.send(self.replica.backup())),
                     Request::Campaign => self.replica.campaign()?,
+                }
+            }
+            let time_is_up = !leads || inputs.iter().any(|input| matches!(input, Input::Tick));
+            for request in held.take(under_way(&waiting), time_is_up) {
+                let (draft, reply) = match request {
+                    Request::Propose(draft, reply) => (Some(draft), reply),
+                    Request::Judge(judgement, reply) if leads => (judgement(self.replica.state()).map(Draft::of), reply),
+                    Request::Judge(_, reply) => {
+                        let leader = self.replica.status().leader;
+                        let _ = reply.send(self.proposed(Reply::NotLeader { leader }));
+                        continue;
+                    }
+                    _ => continue,
+                };
+                if let Some(draft) = draft {
+                    waiting.insert(next_tag, Waiter::Caller(reply));
+                    inputs.push(self.proposal(next_tag, &draft));
+                    next_tag += 1;
                 }
             }
             let was_leading = self.leadership.borrow().clone();
@@ -235,6 +245,7 @@ impl Driver {
                 Waiter::Read(tx) => !tx.is_closed(),
                 _ => true,
             });
+            more |= held.due(under_way(&waiting));
         }
     }
 
@@ -252,8 +263,8 @@ impl Driver {
         Input::Clock { mono_us: self.node.shared.clock.mono_us(), wall_us: crate::clock::wall_us() }
     }
 
-    fn proposal(&self, tag: u64, command: Command) -> Input {
-        Input::Propose { tag, command: self.stamped(command) }
+    fn proposal(&self, tag: u64, draft: &Draft) -> Input {
+        Input::Propose { tag, command: draft.stamped(self.replica.command_version(), self.node.now_us()) }
     }
 
     fn stamped(&self, mut command: Command) -> Command {
@@ -357,7 +368,7 @@ impl Driver {
         self.node.shared.fleet.start_grace();
         let op = Op::LeaderStarted(LeaderStarted { member: status.identity.id, term: status.term });
         waiting.insert(*next_tag, Waiter::LeaderStarted);
-        let input = self.proposal(*next_tag, Node::command(op));
+        let input = self.proposal(*next_tag, &Draft::of(Node::command(op)));
         *next_tag += 1;
         // Should it leave something to do, the next tick does it.
         let outputs = self.replica.step([input])?;

@@ -15,6 +15,7 @@ mod gate;
 mod gather;
 mod halt;
 mod heartbeat;
+mod held;
 mod http;
 mod issue;
 mod leader;

@@ -8,9 +8,9 @@ use std::time::Duration;
 use probity_core::State;
 use probity_core::desired::Touched;
 use probity_proto::v1::*;
-use probity_replica::{Backup, Fatal, FormError, Input, Status};
+use probity_replica::{Backup, Draft, Fatal, FormError, Input, Status};
 use probity_rpc::refusal::Refusal;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::clock::ClusterClock;
 use crate::fleet::FleetMemory;
@@ -22,6 +22,8 @@ pub(crate) const REQUESTS: usize = 1_024;
 pub(crate) const MESSAGES: usize = 256;
 /// How long a proposal may take until its outcome is called unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of reports that are under way: raft would take eight times as many, and what it does not take is proposed in vain, again and again.
+pub(crate) const REPORTED_BYTES: u32 = 8 << 20;
 /// What raft would not take is proposed again after this.
 const BUSY_RETRY: Duration = Duration::from_millis(200);
 /// How long one try of a linearizable read may take: raft drops them silently during elections.
@@ -65,7 +67,7 @@ pub(crate) type Outcome = oneshot::Sender<Result<CommandResult, ProposeError>>;
 pub(crate) type Judgement = Box<dyn FnOnce(&State) -> Option<Command> + Send>;
 
 pub(crate) enum Request {
-    Propose(Box<Command>, Outcome),
+    Propose(Draft, Outcome),
     Judge(Judgement, Outcome),
     Read(oneshot::Sender<Result<(), ProposeError>>),
     Query(Query),
@@ -95,6 +97,8 @@ pub(crate) struct Shared {
     pub(crate) fleet: FleetMemory,
     /// Halts that are not committed yet.
     pub(crate) halt_latch: HaltLatch,
+    /// Room for [`REPORTED_BYTES`].
+    pub(crate) reported: Semaphore,
     /// Why this member has no place in the cluster that it was started for.
     pub(crate) stranger: Mutex<Option<String>>,
     /// What keeps other members from taking part, as the leader found out.
@@ -115,7 +119,8 @@ pub struct Node {
 impl Node {
     /// Proposes a command, and waits until it is committed and applied here. Safe to repeat with the same request id.
     pub async fn propose(&self, command: Command) -> Result<Applied, ProposeError> {
-        self.outcome(|tx| Request::Propose(Box::new(command), tx)).await
+        let draft = Draft::of(command);
+        self.outcome(|tx| Request::Propose(draft, tx)).await
     }
 
     /// The same for a change of members.
@@ -129,14 +134,18 @@ impl Node {
     }
 
     /// The same for what a stream waits for: however long it takes while this member leads, since a proposal is lost only with leadership. Giving up
-    /// earlier would bring it a second time, and more of them the slower everything is.
+    /// earlier would bring it a second time, and more of them the slower everything is. Of all that is reported a few megabytes are under way; the rest
+    /// waits here, in its order, and the prober with it.
     pub(crate) async fn propose_while_leading(&self, command: Command) -> Result<Applied, ProposeError> {
         let mut leadership = self.leadership();
         let term = leadership.borrow().term;
+        let draft = Draft::of(command);
         let committed = async {
+            let bytes = u32::try_from(draft.len()).unwrap_or(u32::MAX).clamp(1, REPORTED_BYTES);
+            let _room = self.shared.reported.acquire_many(bytes).await.map_err(|_| ProposeError::Stopping)?;
             loop {
-                match self.answer(|tx| Request::Propose(Box::new(command.clone()), tx)).await {
-                    // More is under way than raft takes, or a transfer is: nothing was proposed.
+                match self.answer(|tx| Request::Propose(draft.clone(), tx)).await {
+                    // Leadership is being handed over: nothing was proposed.
                     Err(ProposeError::Refusal(Refusal::NoQuorum)) => tokio::time::sleep(BUSY_RETRY).await,
                     answer => return answer,
                 }

@@ -202,6 +202,7 @@ pub async fn start(config: CoordinatorConfig, stop: CancellationToken) -> Result
         clock: ClusterClock::new(),
         fleet: FleetMemory::default(),
         halt_latch: Default::default(),
+        reported: tokio::sync::Semaphore::new(crate::node::REPORTED_BYTES as usize),
         stranger: Default::default(),
         conditions: Default::default(),
     });

@@ -23,7 +23,7 @@ pub struct Config {
     pub flush_ticks: u64,
     /// Committed entries of so many bytes are applied in one step, if there are more: ticks must not wait for a backlog.
     pub apply_bytes: u64,
-    /// About how much of the state is written in one step: what others wait for.
+    /// About how much of the state is written with each tick: what others wait for.
     pub piece_bytes: usize,
     /// With less than this in changes the state is not written anew as a whole.
     pub changes_bytes_min: u64,
@@ -80,8 +80,8 @@ pub enum Input {
     Propose {
         /// The caller's own number.
         tag: u64,
-        /// What to apply.
-        command: Command,
+        /// What to apply, encoded: see [`Draft`](crate::Draft).
+        command: Vec<u8>,
     },
     /// A linearizable read barrier (ReadIndex). It may be dropped without a word: ask again.
     Read {

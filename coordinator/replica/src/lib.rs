@@ -32,6 +32,7 @@ pub use clock::ClusterClock;
 pub use disk::Medium;
 pub use interface::{Config, Input, Outputs, Progress, Reply, Role, Status};
 pub use node::Replica;
+pub use propose::Draft;
 pub use store::{FormError, Identity, OpenError};
 
 /// The store broke: the member must stop, since what it promised may not be on the disk.

@@ -144,9 +144,13 @@ impl Log {
         self.truncated = (index, term);
     }
 
+    pub(crate) fn is_longer(&self, entries: u64, bytes: u64) -> bool {
+        self.entries.len() as u64 > entries || self.bytes > bytes
+    }
+
     /// From where on it is kept when it is longer than `entries_max` or `bytes_max`: a quarter of both, and all that is not applied.
     pub(crate) fn keep_from(&self, applied: u64, entries_max: u64, bytes_max: u64) -> Option<u64> {
-        if self.entries.len() as u64 <= entries_max && self.bytes <= bytes_max {
+        if !self.is_longer(entries_max, bytes_max) {
             return None;
         }
         let mut kept_bytes = 0;

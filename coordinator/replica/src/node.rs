@@ -24,6 +24,8 @@ use crate::store::{FormError, Identity, OpenError, RoundEnd, Store};
 pub(crate) const MESSAGE_BYTES: usize = 1 << 20;
 /// A follower that waits for a snapshot is offered it again after this many ticks: the first offer may be lost.
 const SNAPSHOT_RETRY_TICKS: u64 = 100;
+/// A log so many times longer than it may be has the state written with every step.
+const LONG: u64 = 2;
 
 /// Takes messages that need not wait for the disk.
 struct Early(Box<dyn FnMut(PeerMessage) + Send>);
@@ -31,7 +33,7 @@ struct Early(Box<dyn FnMut(PeerMessage) + Send>);
 /// Takes index, term and data of what is applied.
 type Watch = dyn FnMut(u64, u64, &[u8]) + Send;
 
-/// The state as of one entry on its way to the disk, a piece in each step.
+/// The state as of one entry on its way to the disk, a piece in each tick.
 struct Round {
     index: u64,
     term: u64,
@@ -299,6 +301,7 @@ impl Replica {
 
     fn step_whole(&mut self, inputs: impl IntoIterator<Item = Input>, out: &mut Outputs) -> Result<(), Fatal> {
         let mut proposals = Vec::new();
+        let ticks = self.ticks;
         for input in inputs {
             match input {
                 Input::Propose { tag, command } => proposals.push((tag, command)),
@@ -309,7 +312,9 @@ impl Replica {
         self.drain(out)?;
         self.answer_reads(out);
         self.tend_clocks(out);
-        self.maybe_flush()?;
+        if self.ticks > ticks || self.log_is_long() {
+            self.maybe_flush()?;
+        }
         self.pull(out);
         Ok(())
     }
@@ -474,7 +479,13 @@ impl Replica {
         });
     }
 
-    /// Begins to write the state when it is time, and writes a piece of it.
+    /// The log grows faster than rounds of writing at the pace of ticks can cut it.
+    fn log_is_long(&self) -> bool {
+        self.raft.as_ref().is_some_and(|raft| raft.store().log.is_longer(LONG * self.config.log_entries_max, LONG * self.config.log_bytes_max))
+    }
+
+    /// Begins to write the state when it is time, and writes a piece of it. With each tick, not with each step: a busy member has many steps, and a round
+    /// that takes longer writes a row once that changed several times.
     fn maybe_flush(&mut self) -> Result<(), Fatal> {
         let Some(raft) = &self.raft else { return Ok(()) };
         let store = raft.store();

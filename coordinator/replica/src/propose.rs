@@ -1,5 +1,6 @@
 //! What a step was asked to propose, in few messages: each follower gets, and answers, one append for all of them.
 
+use bytes::Bytes;
 use probity_proto::bugs::{self, Bug};
 use probity_proto::v1::*;
 use prost::Message as _;
@@ -8,8 +9,42 @@ use raft::{StateRole, eraftpb};
 use crate::interface::{Outputs, Reply};
 use crate::node::{MESSAGE_BYTES, Replica};
 
-/// A proposal that came in, with its caller's tag.
-pub(crate) type Proposal = (u64, Command);
+/// A command before it is stamped. Encoded by whoever asks for it, since the owner of a replica has other things to do; a clone costs nothing.
+#[derive(Debug, Clone)]
+pub struct Draft {
+    version: u32,
+    body: Bytes,
+}
+
+impl Draft {
+    /// All but version and time.
+    pub fn of(command: Command) -> Draft {
+        Draft { version: command.version, body: Command { version: 0, time_us: 0, ..command }.encode_to_vec().into() }
+    }
+
+    /// Its bytes.
+    pub fn len(&self) -> usize {
+        self.body.len()
+    }
+
+    /// Whether it says nothing.
+    pub fn is_empty(&self) -> bool {
+        self.body.is_empty()
+    }
+
+    /// The command for [`Input::Propose`](crate::Input::Propose), at the leader's time, of the version it needs or else the first, `newest` at most.
+    pub fn stamped(&self, newest: u32, time_us: i64) -> Vec<u8> {
+        let stamp = Command { version: self.version.clamp(1, newest), time_us, ..Command::default() };
+        // Fields may stand in any order: one message after the other is both.
+        let mut bytes = Vec::with_capacity(self.body.len() + stamp.encoded_len());
+        bytes.extend_from_slice(&self.body);
+        stamp.encode_raw(&mut bytes);
+        bytes
+    }
+}
+
+/// A proposal that came in: its caller's tag, and the encoded command.
+pub(crate) type Proposal = (u64, Vec<u8>);
 
 impl Replica {
     /// Proposes, and answers what raft does not take.
@@ -32,11 +67,10 @@ impl Replica {
             while size < bugs::at_once(MESSAGE_BYTES)
                 && let Some((tag, command)) = waiting.next()
             {
-                let data = command.encode_to_vec();
-                size += data.len();
-                let context = [self.incarnation.to_le_bytes(), tag.to_le_bytes()].concat();
-                message.mut_entries().push(eraftpb::Entry { data: data.into(), context: context.into(), ..Default::default() });
-                taken.push((tag, command));
+                size += command.len();
+                let (data, context) = (Bytes::from(command), [self.incarnation.to_le_bytes(), tag.to_le_bytes()].concat());
+                message.mut_entries().push(eraftpb::Entry { data: data.clone(), context: context.into(), ..Default::default() });
+                taken.push((tag, data));
             }
             if raft.raft.step(message).is_err() {
                 out.replies.extend(taken.into_iter().map(|(tag, _)| (tag, Reply::Busy)));
@@ -45,9 +79,11 @@ impl Replica {
             let first = raft.raft.raft_log.last_index() + 1 - taken.len() as u64;
             #[cfg(feature = "sim-bugs")]
             if bugs::on(Bug::ApplyBeforeCommit) {
-                for (index, (_, command)) in (first..).zip(&taken) {
+                for (index, (_, data)) in (first..).zip(&taken) {
                     self.rash = index;
-                    probity_core::apply(&mut self.state, index, command);
+                    if let Ok(command) = Command::decode(data.as_ref()) {
+                        probity_core::apply(&mut self.state, index, &command);
+                    }
                 }
             }
             if bugs::on(Bug::AckBeforeCommit) {

@@ -6,6 +6,7 @@ use common::*;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{Config, Fatal, Input, OpenError, Reply};
+use prost::Message as _;
 
 /// Everybody's disk, each second, for so many seconds.
 fn seconds(net: &mut Net, n: usize, p99_us: impl Fn(u64) -> u64) {
@@ -91,7 +92,7 @@ fn an_upgrade_rolls_and_there_is_no_way_back() {
     net.assert_equal();
     let newer = Command { version: 2, op: Some(Op::SetHalt(SetHalt { reason: "new".to_owned() })), ..Command::default() };
     let leader = net.leader().expect("a leader");
-    assert!(!format!("{:?}", net.ask(leader, |tag| Input::Propose { tag, command: newer })).contains("Refused"));
+    assert!(!format!("{:?}", net.ask(leader, |tag| Input::Propose { tag, command: newer.encode_to_vec() })).contains("Refused"));
     // The old build refuses the store...
     net.config.command_version = 1;
     let follower = (1..=3).find(|id| net.leader() != Some(*id)).expect("a follower");
@@ -156,7 +157,8 @@ fn a_leader_whose_wall_clock_is_the_odd_one_proposes_nothing_and_hands_over() {
     // It learns the time only now: to everybody it is as if it had just been elected.
     clocks(&mut net, 1, &off);
     assert!(!net.member(first).clocks_agree());
-    let halt = |tag| Input::Propose { tag, command: Command { version: 1, op: Some(Op::SetHalt(SetHalt::default())), ..Command::default() } };
+    let command = Command { version: 1, op: Some(Op::SetHalt(SetHalt::default())), ..Command::default() };
+    let halt = |tag| Input::Propose { tag, command: command.encode_to_vec() };
     assert_eq!(net.ask(first, halt), Some(Reply::Busy), "nothing that bears its time");
     let right = |net: &Net| net.leader().is_some_and(|l| l != first && net.member(l).clocks_agree());
     assert!(ticks_with_clocks(&mut net, &off, right), "one of the others leads, and may");

@@ -4,7 +4,7 @@
 use probity_core::next_deadline;
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
-use probity_replica::{Fatal, FormError, Input, Outputs, Role};
+use probity_replica::{Draft, Fatal, FormError, Input, Outputs, Role};
 
 use crate::member::{Request, TICK_US, Waiter, command, guarded, lock};
 use crate::net::Host;
@@ -96,8 +96,7 @@ impl World {
                 Request::Tick => (Input::Tick, None),
                 Request::Peer(message) => (Input::Peer(*message), None),
                 Request::Propose(command, waiter) => {
-                    let version = command.version.clamp(1, node.replica.command_version());
-                    let command = Command { version, time_us: now_us, ..*command };
+                    let command = Draft::of(*command).stamped(node.replica.command_version(), now_us);
                     (Input::Propose { tag, command }, Some(waiter))
                 }
                 Request::Read(waiter) => (Input::Read { tag }, Some(waiter)),

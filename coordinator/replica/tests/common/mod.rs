@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use probity_proto::v1::command::Op;
 use probity_proto::v1::*;
 use probity_replica::{Config, Fatal, Input, Medium, OpenError, Outputs, Replica, Reply, Role};
+use prost::Message as _;
 
 /// A disk that a member finds again after its crash, and that a test makes full or broken.
 #[derive(Debug, Clone, Default)]
@@ -290,7 +291,7 @@ impl Net {
 
     /// A change at the leader.
     pub fn change(&mut self, op: Op) -> Result<Applied, String> {
-        self.answer(|tag, command| Input::Propose { tag, command }, op)
+        self.answer(|tag, command| Input::Propose { tag, command: command.encode_to_vec() }, op)
     }
 
     pub fn configure(&mut self, op: Op) -> Result<Applied, String> {
