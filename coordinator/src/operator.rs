@@ -128,8 +128,9 @@ struct Checked {
     puts: Vec<Resource>,
     deletes: Vec<ResourceKey>,
     problems: Vec<Problem>,
+    /// In a dry run.
     changes: Vec<AppliedChange>,
-    /// Of each of `puts`: the document that there is, where it will change and the difference is wanted.
+    /// Of each of `changes` but those of `deletes`: the document that there is, where it will change and the difference is wanted.
     old: Vec<Option<String>>,
     notes: Vec<String>,
 }
@@ -180,7 +181,8 @@ fn check(state: &State, parsed: &[ParsedResource], request: &ApplyRequest) -> Ch
             },
         });
     }
-    let mut changes: Vec<AppliedChange> = puts.iter().map(|new| would_change(state, new)).collect();
+    // What is really applied says itself what it changed.
+    let mut changes: Vec<AppliedChange> = puts.iter().filter(|_| request.dry_run).map(|new| would_change(state, new)).collect();
     let document = |r: &Resource| state.resources.get(&resource_key(&r.kind, &r.namespace, &r.name)).map_or(String::new(), |old| old.document_json.clone());
     let shown = |(change, new): (&AppliedChange, &Resource)| (request.diff && change.action != "unchanged").then(|| document(new));
     let old = changes.iter().zip(&puts).map(shown).collect();

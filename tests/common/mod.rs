@@ -87,6 +87,11 @@ impl Server {
         kill(Pid::from_raw(self.child.id() as i32), signal).expect("the signal is sent");
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it holds in memory (VmRSS), in KiB.
     pub fn memory_kib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();

@@ -79,7 +79,7 @@ fn note_probe(resource: &Resource, probes: &mut BTreeSet<(String, String)>) {
 }
 
 fn record(state: &mut State, command: &Command, resource: &Resource, action: &str, before: &str, after: &str) {
-    let subject = format!("{}/{}", resource.kind, resource.name);
+    let subject = [resource.kind.as_str(), "/", &resource.name].concat();
     audit::record_in(state, command, &resource.namespace, action, &subject, before, after);
-    events::record(state, "resource", &resource.namespace, &subject, format!("{action} by {}", command.actor));
+    events::record(state, "resource", &resource.namespace, &subject, [action, " by ", &command.actor].concat());
 }

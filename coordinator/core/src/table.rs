@@ -100,8 +100,8 @@ pub struct Table<R> {
     rows: BTreeMap<Key, Row<R>>,
     /// Keys in the order in which their rows changed.
     dirty: Vec<Key>,
-    /// A removed row leaves its old hash here, if it was ever written.
-    removed: BTreeMap<Key, u64>,
+    /// A removed row leaves its old hash here, if it was ever written. It may be back by the time of the next freeze.
+    removed: Vec<(Key, u64)>,
     /// The round that changes belong to now.
     round: u32,
     /// The round before it, until all of it is written.
@@ -110,7 +110,7 @@ pub struct Table<R> {
 
 impl<R> Default for Table<R> {
     fn default() -> Self {
-        Table { rows: BTreeMap::new(), dirty: Vec::new(), removed: BTreeMap::new(), round: 1, frozen: None }
+        Table { rows: BTreeMap::new(), dirty: Vec::new(), removed: Vec::new(), round: 1, frozen: None }
     }
 }
 
@@ -166,9 +166,8 @@ impl<R: Record> Table<R> {
                 Some(std::mem::replace(&mut row.record, record))
             }
             Entry::Vacant(entry) => {
-                let hash = self.removed.remove(entry.key()).unwrap_or(0);
                 self.dirty.push(entry.key().clone());
-                entry.insert(Row { record, hash, changed: self.round, written: self.round - 1 });
+                entry.insert(Row { record, hash: 0, changed: self.round, written: self.round - 1 });
                 None
             }
         }
@@ -185,7 +184,7 @@ impl<R: Record> Table<R> {
         }
         // One that came and went between two rounds was never written: most of a short history, in a flood.
         if row.hash != 0 {
-            self.removed.insert(key.into(), row.hash);
+            self.removed.push((key.into(), row.hash));
         }
         Some(row.record)
     }
@@ -226,7 +225,8 @@ impl<R: Record> Table<R> {
         self.rows.contains_key(key)
     }
 
-    /// Begins a round of writing: the changes since the last one as of now, or every row. The last round is over.
+    /// Begins a round of writing: the changes since the last one as of now, or every row. The last round is over. A key that is gone and back stands
+    /// there twice: first as gone.
     pub(crate) fn freeze(&mut self, all: bool) {
         self.round += 1;
         let changed = std::mem::take(&mut self.dirty);

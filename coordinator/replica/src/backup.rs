@@ -118,12 +118,10 @@ impl Checked {
             (Some(Part::Header(header)), None) => self.header = Some(header),
             (Some(Part::Rows(rows)), Some(_)) => {
                 self.rows += rows.rows.len() as u64;
-                for row in rows.rows {
-                    self.loader.row(row).map_err(|e| match e {
-                        PieceError::Load(e) => BackupError::Row(e),
-                        PieceError::Key(_) | PieceError::Decode(_) => BackupError::Parts("a key is no text"),
-                    })?;
-                }
+                self.loader.piece_of(rows).map_err(|e| match e {
+                    PieceError::Load(e) => BackupError::Row(e),
+                    PieceError::Key(_) | PieceError::Decode(_) => BackupError::Parts("a key is no text"),
+                })?;
             }
             (Some(Part::End(end)), Some(header)) => {
                 if end.rows != self.rows {

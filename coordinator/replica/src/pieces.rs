@@ -1,5 +1,5 @@
-//! The state on the disk: pieces of rows, each with its checksum, in the order in which they were written. Of a row that is in several, the
-//! newest is right. Every now and then all rows are written anew, and what was before them goes.
+//! The state on the disk: pieces of rows, each with its checksum, in the order in which they were written. Of a row that stands there several times,
+//! in one piece or in several, the newest is right. Every now and then all rows are written anew, and what was before them goes.
 //!
 //! So a write costs what changed, as one value after the other; a tree of rows costs a search and a page for each of them.
 
@@ -103,14 +103,15 @@ pub(crate) enum PieceError {
 impl Loader {
     /// The next older piece.
     pub(crate) fn piece(&mut self, bytes: &[u8]) -> Result<(), PieceError> {
-        for row in StateRows::decode(bytes)?.rows {
-            self.row(row)?;
-        }
-        Ok(())
+        self.piece_of(StateRows::decode(bytes)?)
     }
 
-    /// A row of it.
-    pub(crate) fn row(&mut self, row: StateRow) -> Result<(), PieceError> {
+    /// The same, decoded. Its newest rows are its last.
+    pub(crate) fn piece_of(&mut self, rows: StateRows) -> Result<(), PieceError> {
+        rows.rows.into_iter().rev().try_for_each(|row| self.row(row))
+    }
+
+    fn row(&mut self, row: StateRow) -> Result<(), PieceError> {
         let key = String::from_utf8(row.key)?;
         if self.state.holds(row.table, &key) {
             return Ok(());
