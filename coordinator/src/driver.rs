@@ -61,9 +61,9 @@ pub(crate) struct Driver {
     pub(crate) patrol_from: Instant,
 }
 
-/// How many callers wait for the outcome of a proposal.
-fn under_way(waiting: &BTreeMap<u64, Waiter>) -> usize {
-    waiting.values().filter(|w| matches!(w, Waiter::Caller(_))).count()
+/// How many callers wait for the outcome of a proposal, from tag `first` on.
+fn under_way(waiting: &BTreeMap<u64, Waiter>, first: u64) -> usize {
+    waiting.range(first..).filter(|(_, w)| matches!(w, Waiter::Caller(_))).count()
 }
 
 /// Tells whoever asked; a store that failed ends the member, as it does anywhere else.
@@ -93,9 +93,12 @@ impl Driver {
         let mut current_at = Instant::now();
         let mut reported_at = Instant::now();
         let mut full = false;
+        let mut handed_over = 0;
         // The last step left something to do.
         let mut more = false;
         let mut held: Held<Request> = Held::default();
+        // What an earlier leadership has proposed may never be answered.
+        let mut first_of_term = next_tag;
         // It is time to look whether the state waits for time to pass.
         let mut due = false;
         let mut warned = false;
@@ -132,7 +135,7 @@ impl Driver {
             {
                 inputs.push(message);
             }
-            while batch.len() + held.len() < BATCH {
+            while batch.len() < BATCH {
                 match self.requests.try_recv() {
                     Ok(request) => batch.push_back(request),
                     Err(_) => break,
@@ -171,7 +174,7 @@ impl Driver {
                 }
             }
             let time_is_up = !leads || inputs.iter().any(|input| matches!(input, Input::Tick));
-            for request in held.take(under_way(&waiting), time_is_up) {
+            for request in held.take(under_way(&waiting, first_of_term), time_is_up) {
                 let (draft, reply) = match request {
                     Request::Propose(draft, reply) => (Some(draft), reply),
                     Request::Judge(judgement, reply) if leads => (judgement(self.replica.state()).map(Draft::of), reply),
@@ -205,6 +208,7 @@ impl Driver {
             if self.follow_role(&was_leading, &mut waiting) {
                 // What a leader proposed by itself has no answer when it leads no more.
                 tick_proposed = false;
+                first_of_term = next_tag;
                 self.to_start = (self.replica.status().role == Role::Leader).then(Instant::now);
                 warned = false;
             }
@@ -215,6 +219,10 @@ impl Driver {
             if !warned && self.to_start.is_some_and(|at| at.elapsed() > CLOCKS_PATIENCE) {
                 warned = true;
                 tracing::error!("the wall clocks of a quorum do not agree within 1 s: nothing can be changed until they do (is NTP running on every member?)");
+            }
+            if self.replica.handed_over() > handed_over {
+                handed_over = self.replica.handed_over();
+                tracing::warn!("this member's disk is slow and another's is not: leadership is handed over");
             }
             if self.replica.disk_full() != full {
                 full = !full;
@@ -245,7 +253,7 @@ impl Driver {
                 Waiter::Read(tx) => !tx.is_closed(),
                 _ => true,
             });
-            more |= held.due(under_way(&waiting));
+            more |= held.due(under_way(&waiting, first_of_term));
         }
     }
 

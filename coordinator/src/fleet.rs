@@ -244,7 +244,7 @@ impl FleetService {
         let spool_id = hello.spool_id.clone();
         let (follows, of_cluster) = (hello.desired_revision, hello.cluster_id.clone());
         self.node.shared.fleet.heard(&prober, Heartbeat::default());
-        match self.joins.join(hello).await {
+        match self.present(&prober, self.joins.join(hello)).await {
             // It may have waited for long, and could not be heard.
             Ok(()) => self.node.shared.fleet.still_there(&prober),
             Err(ProposeError::Refusal(_)) => {
@@ -328,16 +328,8 @@ impl FleetService {
                 }
                 // A full queue waits here, and so does the prober: its spool is the buffer.
                 Some(other @ (FromProber::Rows(_) | FromProber::Fault(_))) => {
-                    let mut taken = std::pin::pin!(rows.send(other));
-                    loop {
-                        tokio::select! {
-                            taken = &mut taken => match taken {
-                                Ok(()) => break,
-                                Err(_) => return Ok(()),
-                            },
-                            // Its heartbeats wait behind what is not taken here: that is no silence of its own.
-                            () = tokio::time::sleep(HEARTBEAT) => self.node.shared.fleet.still_there(prober),
-                        }
+                    if self.present(prober, rows.send(other)).await.is_err() {
+                        return Ok(());
                     }
                 }
                 _ => return Err(Status::invalid_argument("a message that has no place here")),
@@ -346,24 +338,36 @@ impl FleetService {
         Ok(())
     }
 
+    /// Waits for what a prober has to wait for here. Its heartbeats wait behind that: it is no silence of its own.
+    async fn present<T>(&self, prober: &str, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = std::pin::pin!(waited_for);
+        loop {
+            tokio::select! {
+                done = &mut waited_for => return done,
+                () = tokio::time::sleep(HEARTBEAT) => self.node.shared.fleet.still_there(prober),
+            }
+        }
+    }
+
     /// Commits what the prober reports, in its order, and acknowledges what is committed.
     async fn commit_rows(&self, mut reports: mpsc::Receiver<FromProber>, tx: &Outgoing, prober: &str, spool_id: &str) -> Result<(), Status> {
         while let Some(report) = reports.recv().await {
-            let (op, ack) = match report {
+            let (committed, ack) = match report {
                 FromProber::Rows(rows) => {
                     // Nobody reports in another's name.
                     if rows.rows.iter().any(|r| r.prober != prober) {
                         return Err(Status::permission_denied("a row of another prober"));
                     }
-                    (Op::AcceptRows(AcceptRows { rows: rows.rows }), None)
+                    (self.node.report(AcceptRows { rows: rows.rows }).await, None)
                 }
                 FromProber::Fault(report) => {
                     let ack = FaultAck { fault_id: report.fault_id.clone(), state: report.state };
-                    (Op::FaultReports(FaultReports { reports: vec![ProberFaultReport { prober: prober.to_owned(), report: Some(report) }] }), Some(ack))
+                    let op = Op::FaultReports(FaultReports { reports: vec![ProberFaultReport { prober: prober.to_owned(), report: Some(report) }] });
+                    (self.node.propose_while_leading(Node::command(op)).await, Some(ack))
                 }
                 _ => continue,
             };
-            if let Err(e) = self.node.propose_while_leading(Node::command(op)).await {
+            if let Err(e) = committed {
                 tracing::warn!(prober, error = %e, "a report was not committed; the prober sends it again");
                 self.not_leader(tx).await;
                 return Ok(());

@@ -22,7 +22,7 @@ pub(crate) const REQUESTS: usize = 1_024;
 pub(crate) const MESSAGES: usize = 256;
 /// How long a proposal may take until its outcome is called unknown.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of reports that are under way: raft would take eight times as many, and what it does not take is proposed in vain, again and again.
+/// Bytes of rows that are under way: raft would take eight times as many, and what it does not take is proposed in vain, again and again.
 pub(crate) const REPORTED_BYTES: u32 = 8 << 20;
 /// What raft would not take is proposed again after this.
 const BUSY_RETRY: Duration = Duration::from_millis(200);
@@ -134,15 +134,27 @@ impl Node {
     }
 
     /// The same for what a stream waits for: however long it takes while this member leads, since a proposal is lost only with leadership. Giving up
-    /// earlier would bring it a second time, and more of them the slower everything is. Of all that is reported a few megabytes are under way; the rest
-    /// waits here, in its order, and the prober with it.
+    /// earlier would bring it a second time, and more of them the slower everything is.
     pub(crate) async fn propose_while_leading(&self, command: Command) -> Result<Applied, ProposeError> {
+        self.while_leading(Draft::of(command), None).await
+    }
+
+    /// The same for rows, of which a few megabytes are under way at a time; the rest waits here, in its order, and the prober with it. What is small and
+    /// has a time to be heard in (hellos, faults) waits behind none of them.
+    pub(crate) async fn report(&self, rows: AcceptRows) -> Result<Applied, ProposeError> {
+        let draft = Draft::of(Node::command(command::Op::AcceptRows(rows)));
+        let bytes = u32::try_from(draft.len()).unwrap_or(u32::MAX).clamp(1, REPORTED_BYTES);
+        self.while_leading(draft, Some(bytes)).await
+    }
+
+    async fn while_leading(&self, draft: Draft, room: Option<u32>) -> Result<Applied, ProposeError> {
         let mut leadership = self.leadership();
         let term = leadership.borrow().term;
-        let draft = Draft::of(command);
         let committed = async {
-            let bytes = u32::try_from(draft.len()).unwrap_or(u32::MAX).clamp(1, REPORTED_BYTES);
-            let _room = self.shared.reported.acquire_many(bytes).await.map_err(|_| ProposeError::Stopping)?;
+            let _room = match room {
+                Some(bytes) => Some(self.shared.reported.acquire_many(bytes).await.map_err(|_| ProposeError::Stopping)?),
+                None => None,
+            };
             loop {
                 match self.answer(|tx| Request::Propose(draft.clone(), tx)).await {
                     // Leadership is being handed over: nothing was proposed.

@@ -89,10 +89,13 @@ impl Group {
         index(status["leader"]["name"].as_str().expect("a name"))
     }
 
-    /// A change that must be acknowledged.
+    /// A change that must be committed. Whoever takes a halt may end before it is: then it is asked for again.
     pub fn write(&self, reason: &str) {
-        let said = self.client.run(&["halt", "--reason", reason]);
-        assert_eq!(said.code, 0, "{said:?}");
+        wait_for("a halt that is committed", || {
+            let said = self.client.run(&["halt", "--reason", reason]);
+            assert_eq!(said.code, 0, "{said:?}");
+            said.out.contains("halt: committed").then_some(())
+        });
     }
 
     /// Waits until these members are there, each a voter that lacks nothing.
