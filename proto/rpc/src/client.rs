@@ -150,6 +150,12 @@ impl Operator {
         self.current.as_ref().map(|(address, _)| address.as_str())
     }
 
+    /// Those that it knows beside the one that answered last, each by itself, for what must reach more than one.
+    pub fn others(&self) -> Vec<Operator> {
+        let others = self.addresses.iter().filter(|address| Some(address.as_str()) != self.address());
+        others.map(|address| Operator { addresses: vec![address.clone()], patience: Duration::ZERO, current: None, ..self.clone() }).collect()
+    }
+
     fn dial(&self, address: &str) -> Result<Via, AddressError> {
         Ok(InterceptedService::new(channel(address, self.tls.as_ref())?, Shown(self.token.clone())))
     }
