@@ -114,6 +114,7 @@ impl OperatorService {
             .map_err(|e| no(format!("{e} (start it first: `probity coordinator --config FILE`, with an empty data directory)")))?;
         let group = Group::of(&self.node).await.map_err(status)?;
         let replaced = if asked.replaces.is_empty() { None } else { Some(group.find(&asked.replaces)?.clone()) };
+        let added = found.id;
         let record = MemberRecord {
             id: found.id,
             name: found.name.clone(),
@@ -131,6 +132,11 @@ impl OperatorService {
             self.node.configure(command).await.map_err(status)?;
         } else if replaced.as_ref().is_some_and(|m| m.id == found.id) {
             return Err(no(format!("{} answers at {} itself: there is nobody to replace it", found.name, asked.address)));
+        }
+        // Whoever asks again when it votes is answered when a quorum knows it: from then on another one may be lost.
+        let votes = move |live: &crate::node::Live<'_>| live.status.voters.contains(&added);
+        if group.voters.contains(&added) && !self.settled(votes).await {
+            return Err(Status::unavailable("a quorum does not know yet that it votes: ask again"));
         }
         let counted = replaced.is_some_and(|m| group.voters.contains(&m.id)) || group.voters.contains(&found.id);
         let voters = group.voters.len() + usize::from(!counted);
@@ -173,17 +179,17 @@ impl OperatorService {
             self.node.configure(command).await.map_err(status)?;
         }
         let mut notes = notes(left.len());
-        if !self.settled(&member).await {
+        let id = member.id;
+        if !self.settled(move |live| !live.status.voters.contains(&id)).await {
             notes.push(format!("the others do not all know it yet: leave {} running until `probity cluster status` shows a quorum without it", member.name));
         }
         Ok(MembershipReply { member: Some(member), voters: left.len() as u32, notes })
     }
 
-    /// Waits until a quorum of those who are left knows that a member votes no more: from then on it may be switched off. They know it when an entry is
-    /// committed that was proposed after the end of the change, since that came with the word of it.
-    async fn settled(&self, member: &MemberRecord) -> bool {
-        let id = member.id;
-        let over = move |_: &State, live: &crate::node::Live<'_>| !live.status.voters.contains(&id) && !live.status.voters_outgoing.contains(&id);
+    /// Waits until a quorum knows that a change is over, and the voters `are` as it wanted them: from then on the member that left may be switched off,
+    /// and another one lost. They know it when an entry is committed that was proposed after the end of the change, since that came with the word of it.
+    async fn settled(&self, are: impl Fn(&crate::node::Live<'_>) -> bool + Copy + Send + 'static) -> bool {
+        let over = move |_: &State, live: &crate::node::Live<'_>| live.status.voters_outgoing.is_empty() && are(live);
         let known = async {
             while !self.node.query(over).await.is_ok_and(|over| over) {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -77,6 +77,9 @@ async fn add(api: &mut Api, address: String, replaces: String, no_wait: bool, fo
         let settled = items(&members).all(|m| m["status"]["leaving"] != true);
         let found = items(&members).find(|m| m["status"]["id"] == id.as_str());
         if settled && found.is_some_and(|m| m["status"]["votes"] == true) {
+            // The leader knows it. When it is asked again it answers when a quorum does: an election must not need who was replaced.
+            let again = JoinMemberRequest { request_id: request_id(), address: request.address.clone(), replaces: String::new() };
+            api.operator.call(async |mut c| c.join_member(again.clone()).await).await.map_err(|s| api.fail(&s))?;
             print_change("votes", &reply, format);
             return Ok(ExitCode::SUCCESS);
         }

@@ -133,9 +133,14 @@ impl World {
             Change::Join { m, replaces } => {
                 let id = self.members[m].id;
                 if status.voters.contains(&id) && settled && !status.voters.contains(&replaces) {
-                    self.counts.add(if replaces == 0 { "member joined" } else { "member replaced" });
-                    self.change = None;
-                } else if in_group_ids(status, id) {
+                    if self.is_over(leader, status) {
+                        self.counts.add(if replaces == 0 { "member joined" } else { "member replaced" });
+                        self.change = None;
+                    }
+                    return;
+                }
+                self.settled_at = None;
+                if in_group_ids(status, id) {
                     self.request(m, Request::Join);
                 } else if replaces != 0 && settled && !in_group_ids(status, replaces) {
                     // A removal was faster: the answer says that there is nobody to replace, and so it joins.
@@ -162,24 +167,28 @@ impl World {
             Change::Remove { m } => {
                 let id = self.members[m].id;
                 if in_group_ids(status, id) || !settled {
+                    self.settled_at = None;
                     self.configure(leader, Op::RemoveMember(RemoveMember { id }));
-                } else {
-                    // It is switched off when an entry from after the change is committed, as `cluster remove` waits for one.
-                    match self.settled_at {
-                        Some(at) if status.commit > at => {
-                            self.counts.add("member removed");
-                            (self.change, self.settled_at) = (None, None);
-                            self.retire(m);
-                        }
-                        Some(_) => {}
-                        None => {
-                            self.settled_at = Some(status.last);
-                            self.request(leader, Request::Propose(command(Op::Tick(Tick {})), Waiter::Operator));
-                        }
-                    }
+                } else if self.is_over(leader, status) {
+                    self.counts.add("member removed");
+                    self.change = None;
+                    self.retire(m);
                 }
             }
         }
+    }
+
+    /// Whether a quorum knows that a change is over: an entry from after it is committed, as `cluster join`, `replace` and `remove` wait for one.
+    fn is_over(&mut self, leader: usize, status: &Status) -> bool {
+        if self.settled_at.is_none() {
+            self.settled_at = Some(status.last);
+            self.request(leader, Request::Propose(command(Op::Tick(Tick {})), Waiter::Operator));
+        }
+        let over = self.settled_at.is_some_and(|at| status.commit > at);
+        if over {
+            self.settled_at = None;
+        }
+        over
     }
 
     fn configure(&mut self, leader: usize, op: Op) {
