@@ -131,13 +131,17 @@ impl Drop for Server {
 }
 
 /// Polls until there is something; the test fails when there never is.
-pub fn wait_for<T>(what: &str, mut poll: impl FnMut() -> Option<T>) -> T {
+pub fn wait_for<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    poll(look).unwrap_or_else(|| panic!("waited in vain for {what}"))
+}
+
+fn poll<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        if let Some(found) = poll() {
+        let found = look();
+        if found.is_some() || Instant::now() >= deadline {
             return found;
         }
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -171,7 +175,12 @@ impl Client {
 
     /// Waits until a reading is as wanted.
     pub fn wait_json(&self, what: &str, args: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
-        wait_for(what, || self.json(args).filter(|v| wanted(v)))
+        let mut last = None;
+        let found = poll(|| {
+            last = self.json(args);
+            last.clone().filter(&wanted)
+        });
+        found.unwrap_or_else(|| panic!("waited in vain for {what}; the last was {}", last.unwrap_or_default()))
     }
 
     /// Applies text; it must be accepted.
