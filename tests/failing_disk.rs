@@ -37,7 +37,7 @@ impl Tampered {
 
 impl Drop for Tampered {
     fn drop(&mut self) {
-        // SIGKILL would let it go as well: the kernel takes a dead tracer's hands off.
+        // The kernel takes a dead tracer's hands off.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -143,7 +143,7 @@ impl Node {
     /// has a time to be heard in (hellos, faults) waits behind none of them.
     pub(crate) async fn report(&self, rows: AcceptRows) -> Result<Applied, ProposeError> {
         let draft = Draft::of(Node::command(command::Op::AcceptRows(rows)));
-        let bytes = u32::try_from(draft.len()).unwrap_or(u32::MAX).clamp(1, REPORTED_BYTES);
+        let bytes = u32::try_from(draft.bytes()).unwrap_or(u32::MAX).clamp(1, REPORTED_BYTES);
         self.while_leading(draft, Some(bytes)).await
     }
 

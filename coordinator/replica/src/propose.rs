@@ -22,14 +22,9 @@ impl Draft {
         Draft { version: command.version, body: Command { version: 0, time_us: 0, ..command }.encode_to_vec().into() }
     }
 
-    /// Its bytes.
-    pub fn len(&self) -> usize {
+    /// How many bytes it has in the log, but for the stamp.
+    pub fn bytes(&self) -> usize {
         self.body.len()
-    }
-
-    /// Whether it says nothing.
-    pub fn is_empty(&self) -> bool {
-        self.body.is_empty()
     }
 
     /// The command for [`Input::Propose`](crate::Input::Propose), at the leader's time, of the version it needs or else the first, `newest` at most.
